@@ -1,0 +1,87 @@
+"""Checks of arguments, and the words in which they fail.
+
+Every check returns the value that it was given, so that a constructor can
+check and store on one line.
+"""
+
+import math
+import numbers
+from collections.abc import Collection
+from typing import Any
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    above: float | None = None,
+    advice: str = "",
+) -> float:
+    """Return `value` as a float, or raise if it is not a number in range.
+
+    Args:
+        name: The argument's name, for the message.
+        value: What the caller gave.
+        minimum: Smallest allowed value.
+        maximum: Largest allowed value.
+        above: If given, `value` must be strictly larger than this; it takes
+            the place of `minimum`.
+        advice: A closing sentence that says what to do instead.
+
+    Raises:
+        TypeError: if `value` is not a real number.
+        ValueError: if `value` is NaN, infinite or out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"`{name}` must be a number. "
+            f"Received: {name}={value!r} of type {type(value).__name__}."
+        )
+    result = float(value)
+    low = minimum if above is None else above
+    inside = (result >= low if above is None else result > low) and (
+        result <= maximum
+    )
+    if not math.isfinite(result) or not inside:
+        raise ValueError(
+            f"`{name}` must be {_range(low, maximum, above is not None)}. "
+            f"Received: {name}={value!r}.{' ' + advice if advice else ''}"
+        )
+    return result
+
+
+def _range(low: float, high: float, strict: bool) -> str:
+    if math.isfinite(low) and math.isfinite(high):
+        return f"in {'(' if strict else '['}{low:g}, {high:g}]"
+    if math.isfinite(low):
+        return f"a finite number {'>' if strict else '>='} {low:g}"
+    if math.isfinite(high):
+        return f"a finite number <= {high:g}"
+    return "a finite number"
+
+
+def integer(name: str, value: Any, *, minimum: int) -> int:
+    """Return `value` as an int, or raise if it is not one or too small."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(
+            f"`{name}` must be an integer. "
+            f"Received: {name}={value!r} of type {type(value).__name__}."
+        )
+    if value < minimum:
+        raise ValueError(
+            f"`{name}` must be an integer >= {minimum}. "
+            f"Received: {name}={value!r}."
+        )
+    return int(value)
+
+
+def one_of(name: str, value: Any, allowed: Collection[str]) -> str:
+    """Return `value`, or raise if it is not one of the `allowed` strings."""
+    if not isinstance(value, str) or value not in allowed:
+        choices = ", ".join(repr(choice) for choice in allowed)
+        raise ValueError(
+            f"`{name}` must be one of {choices}. Received: {name}={value!r}."
+        )
+    return value
