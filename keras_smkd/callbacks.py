@@ -1,0 +1,135 @@
+"""Callbacks: what acts on the model around its steps."""
+
+import math
+from typing import Any
+
+import keras
+
+from keras_smkd import _checks
+from keras_smkd import schedules
+
+
+class ThresholdSchedule(keras.callbacks.Callback):
+    """Base class: the selection threshold as a function of progress.
+
+    Give an instance to `fit(callbacks=[...])` of a
+    `keras_smkd.SelectiveMutualDistillation`. The schedule becomes part of the
+    compiled training step and takes effect at every optimizer step: step `k`
+    of `n` uses `value(k / n)`, `k` counted from 0. It lasts for that `fit`;
+    afterwards the model keeps the last threshold.
+
+    To make one, subclass and write `value`. It is called with Python floats
+    when training begins, to check it, and with a scalar tensor when the step
+    is compiled, so it must use arithmetic and `keras.ops` only.
+
+    Example:
+
+    ```python
+    class LinearThreshold(keras_smkd.callbacks.ThresholdSchedule):
+        def value(self, progress):
+            return 1.0 - 0.9 * progress
+
+    model.fit(x, y, epochs=10, callbacks=[LinearThreshold()])
+    ```
+    """
+
+    needs_progress = True
+
+    def value(self, progress: Any) -> Any:
+        """Return the threshold at `progress` in [0, 1]: a number >= 0."""
+        raise TypeError(
+            "`value` must be written by the subclass of `ThresholdSchedule`. "
+            f"Received: {type(self).__name__} without it."
+        )
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Check the schedule and hand it to the model.
+
+        Raises:
+            TypeError: if the model has no threshold.
+            ValueError: if `value` gives a negative or non-finite threshold.
+        """
+        model = self.model
+        if not hasattr(model, "set_threshold_schedule"):
+            raise TypeError(
+                "A threshold schedule needs a "
+                "`keras_smkd.SelectiveMutualDistillation`. Received: "
+                f"model={model!r} of type {type(model).__name__}."
+            )
+        for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
+            threshold = float(keras.ops.convert_to_numpy(self.value(progress)))
+            if not math.isfinite(threshold) or threshold < 0:
+                raise ValueError(
+                    "`value` must give a finite threshold >= 0. Received: "
+                    f"value({progress})={threshold} from "
+                    f"{type(self).__name__}."
+                )
+        model.set_threshold_schedule(self)
+
+
+class StaticThreshold(ThresholdSchedule):
+    """The same threshold throughout: SMKD-S.
+
+    Args:
+        threshold: Number >= 0. 0 selects no knowledge, above 1 all of it.
+
+    Example:
+
+    >>> StaticThreshold(0.5).value(0.9)
+    0.5
+
+    Reference:
+        Li et al., 2023, "Selective Mutual Knowledge Distillation for Robust
+        Learning from Noisy Labels", IJCNN.
+        https://doi.org/10.1109/IJCNN54540.2023.10191991
+    """
+
+    needs_progress = False
+
+    def __init__(self, threshold: float = 0.5) -> None:
+        super().__init__()
+        self.threshold = _checks.number("threshold", threshold, minimum=0.0)
+
+    def value(self, progress: Any) -> Any:
+        return schedules.Constant(self.threshold)(progress)
+
+
+class ProgressiveThreshold(ThresholdSchedule):
+    """A threshold that moves with the progress of training: SMKD-P.
+
+    `threshold(t) = 2 * scale * sigmoid(sharpness * (midpoint - t))`
+
+    A positive sharpness tightens the threshold as the peers grow confident;
+    a negative one loosens it: confident knowledge first, more of it later.
+
+    Args:
+        scale: Threshold at the midpoint, >= 0.
+        sharpness: How fast it moves; 0 is static.
+        midpoint: Progress at which it is `scale`, in [0, 1].
+
+    Example:
+
+    >>> schedule = ProgressiveThreshold(scale=0.5, sharpness=8.0)
+    >>> [round(schedule.value(t), 3) for t in (0.0, 0.5, 1.0)]
+    [0.982, 0.5, 0.018]
+
+    Reference:
+        Li et al., 2023, "Selective Mutual Knowledge Distillation for Robust
+        Learning from Noisy Labels", IJCNN.
+        https://doi.org/10.1109/IJCNN54540.2023.10191991
+    """
+
+    def __init__(
+        self,
+        scale: float = 0.5,
+        sharpness: float = 8.0,
+        midpoint: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self._schedule = schedules.Sigmoid(scale, sharpness, midpoint)
+        self.scale = self._schedule.scale
+        self.sharpness = self._schedule.sharpness
+        self.midpoint = self._schedule.midpoint
+
+    def value(self, progress: Any) -> Any:
+        return self._schedule(progress)

@@ -1,0 +1,327 @@
+"""From the arguments of `compile` to what the model of peers works with.
+
+The loss becomes a function of one value per example, the metrics one fresh
+set per output, and a list of optimizers one optimizer that routes each
+variable to its peer's.
+"""
+
+import inspect
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+# These take integer labels; every other loss of Keras takes distributions.
+_INTEGER_LABEL_LOSSES = (
+    "SparseCategoricalCrossentropy",
+    "CategoricalGeneralizedCrossEntropy",
+    "sparse_categorical_crossentropy",
+    "categorical_generalized_cross_entropy",
+)
+
+
+class PerExampleLoss:
+    """A compiled Keras loss, as `(labels, outputs) -> (batch,)`.
+
+    Args:
+        loss: A string, a `keras.losses.Loss` or a function
+            `(y_true, y_pred) -> (batch,)`.
+        from_logits: What the peers put out.
+        soft_targets: Whether targets are distributions because the labels are
+            corrected. A sparse categorical cross entropy then becomes the
+            categorical one, which is the same loss for one-hot labels.
+    """
+
+    def __init__(self, loss: Any, from_logits: bool, soft_targets: bool):
+        loss = _resolve_loss(loss, from_logits)
+        self._takes_distributions = _is_keras(loss) and (
+            _name(loss) not in _INTEGER_LABEL_LOSSES
+        )
+        self.is_sparse = _name(loss).lower().replace("_", "") == (
+            "sparsecategoricalcrossentropy"
+        )
+        if self.is_sparse and soft_targets:
+            loss = keras.losses.CategoricalCrossentropy(
+                from_logits=from_logits, reduction=None
+            )
+        self.name = _name(loss)
+        self._values = loss.call if isinstance(loss, keras.Loss) else loss
+
+    def check_labels(self, labels: Any, num_classes: int) -> None:
+        """Raise if the labels' form is not one that the loss can take."""
+        is_distribution = len(labels.shape) == 2 and labels.shape[-1] != 1
+        if is_distribution and self.is_sparse:
+            raise ValueError(
+                "Labels must be integers of shape (batch,) for the loss "
+                "'sparse_categorical_crossentropy'. Received: labels of shape "
+                f"{tuple(labels.shape)}. For one-hot or soft labels compile "
+                "with 'categorical_crossentropy'."
+            )
+        if not is_distribution and self._takes_distributions:
+            raise ValueError(
+                f"Labels must have shape (batch, {num_classes}) for the loss "
+                f"'{self.name}'. Received: labels of shape "
+                f"{tuple(labels.shape)}. For integer labels compile with "
+                "'sparse_categorical_crossentropy'."
+            )
+
+    def __call__(self, labels: Any, outputs: Any) -> Any:
+        values = self._values(labels, outputs)
+        if len(values.shape) != 1:
+            raise ValueError(
+                f"The loss '{self.name}' must give one value per example, "
+                f"shape (batch,). Received: shape {tuple(values.shape)}."
+            )
+        return values
+
+
+def _resolve_loss(loss: Any, from_logits: bool) -> Any:
+    """Return a loss object or function that agrees with `from_logits`."""
+    if loss is None or isinstance(loss, (list, tuple, dict)):
+        raise ValueError(
+            "`loss` must be one loss for all peers: a string, a "
+            f"`keras.losses.Loss` or a function. Received: loss={loss!r}."
+        )
+    given = loss
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+        if (
+            "from_logits"
+            in inspect.signature(
+                loss.__init__ if isinstance(loss, keras.Loss) else loss
+            ).parameters
+        ):
+            loss = _with_from_logits(loss, from_logits)
+        elif from_logits:
+            raise ValueError(_no_logits_message(given))
+        return loss
+    if not isinstance(loss, keras.Loss):
+        return loss
+    if loss.reduction not in ("sum_over_batch_size", "mean", "none", None):
+        raise ValueError(
+            "`loss` must have the reduction 'sum_over_batch_size' or None: "
+            "the objective is the mean over the batch. "
+            f"Received: reduction={loss.reduction!r}."
+        )
+    config = loss.get_config()
+    if config.get("ignore_class") is not None:
+        raise ValueError(
+            "`loss` must not ignore a class. Received: "
+            f"ignore_class={config['ignore_class']}. Give these examples "
+            "`sample_weight` 0 instead."
+        )
+    if "from_logits" in config:
+        if bool(config["from_logits"]) != from_logits:
+            raise ValueError(
+                "`from_logits` of the model and of the loss must agree. "
+                f"Received: from_logits={from_logits} for the model, "
+                f"from_logits={config['from_logits']} for the loss "
+                f"{_name(loss)}."
+            )
+    elif from_logits:
+        raise ValueError(_no_logits_message(_name(loss)))
+    return loss
+
+
+def _with_from_logits(loss: Any, from_logits: bool) -> Any:
+    if isinstance(loss, keras.Loss):
+        config = loss.get_config()
+        return type(loss).from_config({**config, "from_logits": from_logits})
+
+    def values(y_true: Any, y_pred: Any) -> Any:
+        return loss(y_true, y_pred, from_logits=from_logits)
+
+    values.__name__ = loss.__name__
+    values.__module__ = loss.__module__
+    return values
+
+
+def _no_logits_message(name: str) -> str:
+    return (
+        f"The loss {name!r} takes probabilities, but `from_logits` is True. "
+        "End the peers in a softmax and set `from_logits=False`, or use a "
+        "loss with a `from_logits` argument."
+    )
+
+
+def _name(loss: Any) -> str:
+    if isinstance(loss, keras.Loss):
+        return type(loss).__name__
+    return getattr(loss, "__name__", type(loss).__name__)
+
+
+def _is_keras(loss: Any) -> bool:
+    kind = type(loss) if isinstance(loss, keras.Loss) else loss
+    return getattr(kind, "__module__", "").startswith("keras.")
+
+
+class OutputMetrics:
+    """One fresh set of the compiled metrics for each of the outputs.
+
+    The first output keeps the metrics' own names (and objects); the others
+    get theirs after the output: `peer_0_accuracy`.
+
+    Args:
+        metrics: List of metrics (strings, functions, `keras.metrics.Metric`),
+            or `None`.
+        weighted_metrics: The same, for metrics weighted by `sample_weight`.
+        output_names: Names of the outputs.
+    """
+
+    def __init__(
+        self, metrics: Any, weighted_metrics: Any, output_names: Sequence[str]
+    ):
+        # `by_output[k]` holds pairs (metric, whether it is weighted).
+        self.by_output: list[list[tuple[Any, bool]]] = []
+        for position, output_name in enumerate(output_names):
+            prefix = f"{output_name}_" if position else ""
+            self.by_output.append(
+                [
+                    (_fresh_metric(identifier, prefix), weighted)
+                    for identifiers, weighted in (
+                        (_metric_list("metrics", metrics), False),
+                        (
+                            _metric_list("weighted_metrics", weighted_metrics),
+                            True,
+                        ),
+                    )
+                    for identifier in identifiers
+                ]
+            )
+
+    @property
+    def metrics(self) -> list[Any]:
+        return [metric for group in self.by_output for metric, _ in group]
+
+    def update_state(
+        self, labels: Any, outputs: Sequence[Any], sample_weight: Any
+    ) -> None:
+        for group, output in zip(self.by_output, outputs, strict=True):
+            for metric, weighted in group:
+                metric.update_state(
+                    labels, output, sample_weight if weighted else None
+                )
+
+
+def _metric_list(argument: str, metrics: Any) -> list[Any]:
+    if metrics is None:
+        return []
+    if not isinstance(metrics, (list, tuple)):
+        raise ValueError(
+            f"`{argument}` must be a list; each metric is kept for the "
+            f"ensemble and for every peer. Received: {argument}={metrics!r}."
+        )
+    return list(metrics)
+
+
+def _fresh_metric(identifier: Any, prefix: str) -> Any:
+    if isinstance(identifier, str) and identifier in ("accuracy", "acc"):
+        return keras.metrics.MeanMetricWrapper(
+            label_accuracy, name=prefix + identifier
+        )
+    metric = (
+        keras.metrics.get(identifier)
+        if isinstance(identifier, str)
+        else identifier
+    )
+    if isinstance(metric, keras.Metric):
+        if not prefix:
+            return metric
+        config = {**metric.get_config(), "name": prefix + metric.name}
+        return type(metric).from_config(config)
+    name = identifier if isinstance(identifier, str) else _name(metric)
+    return keras.metrics.MeanMetricWrapper(metric, name=prefix + name)
+
+
+@keras.saving.register_keras_serializable(package="keras_smkd")
+def label_accuracy(y_true: Any, y_pred: Any) -> Any:
+    """Return 1 where the most probable class is the label's, else 0.
+
+    Args:
+        y_true: Labels: integers `(batch,)` or `(batch, 1)`, or one-hot or
+            soft `(batch, classes)`, of which the largest counts.
+        y_pred: `(batch, classes)`.
+
+    Returns:
+        `(batch,)`, 0 or 1.
+    """
+    if len(y_true.shape) == 2 and y_true.shape[-1] != 1:
+        return keras.metrics.categorical_accuracy(y_true, y_pred)
+    return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
+
+
+def optimizer_for_peers(
+    optimizer: Any, variables_of_peers: Callable[[], list[list[Any]]]
+) -> Any:
+    """Return one Keras optimizer from one, or from a list of one per peer.
+
+    Args:
+        optimizer: An optimizer, its name, or a list of these.
+        variables_of_peers: Returns the trainable variables of every peer;
+            called when the optimizer is built, since peers may not be yet.
+
+    Raises:
+        ValueError: if a list contains the same object twice, optimizers that
+            route or scale themselves, or different accumulation steps.
+    """
+    if not isinstance(optimizer, (list, tuple)):
+        return keras.optimizers.get(optimizer)
+    optimizers = [keras.optimizers.get(item) for item in optimizer]
+    if len({id(item) for item in optimizers}) != len(optimizers):
+        raise ValueError(
+            "`optimizer` must be a list of different objects, one per peer. "
+            f"Received: optimizer={optimizer!r}, with one object twice."
+        )
+    wrappers = (
+        keras.optimizers.LossScaleOptimizer,
+        keras.optimizers.MultiOptimizer,
+    )
+    for item in optimizers:
+        if isinstance(item, wrappers):
+            raise ValueError(
+                "`optimizer` must be a list of plain optimizers. Received: a "
+                f"{type(item).__name__} in it; loss scaling is added around "
+                "the list by `compile`."
+            )
+    steps = {item.gradient_accumulation_steps for item in optimizers}
+    if len(steps) > 1:
+        raise ValueError(
+            "`optimizer` must be a list of optimizers with the same "
+            f"gradient_accumulation_steps. Received: {sorted(steps, key=str)}."
+        )
+
+    routes: dict[int, Any] = {}
+
+    def route(variable: Any) -> Any:
+        if not routes:
+            for item, variables in zip(
+                optimizers, variables_of_peers(), strict=True
+            ):
+                routes.update((id(v), item) for v in variables)
+        # A variable of no peer (of a loss or a target) goes with the first.
+        return routes.get(id(variable), optimizers[0])
+
+    return keras.optimizers.MultiOptimizer(route)
+
+
+def steps_taken(optimizer: Any) -> Any:
+    """Return how many updates the optimizer has made, as a tensor.
+
+    Accumulated batches count once, and an update that loss scaling skipped
+    does not count.
+    """
+    optimizer = innermost(optimizer)
+    return ops.convert_to_tensor(optimizer.iterations)
+
+
+def innermost(optimizer: Any) -> Any:
+    """Return the optimizer inside the loss scaling and routing wrappers."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        # Its own counter counts accumulated batches one by one. Before it is
+        # built it has no inner optimizers, and no steps either.
+        optimizer = (optimizer.optimizers or [optimizer])[0]
+    return optimizer

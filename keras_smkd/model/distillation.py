@@ -1,0 +1,609 @@
+"""The model of peers: forward pass, objective, and what moves with a step."""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_smkd import _checks
+from keras_smkd import functional
+from keras_smkd.model import compiling
+from keras_smkd.model import labels as labels_module
+from keras_smkd.model import objective
+from keras_smkd.model import peers as peers_module
+from keras_smkd.model import progress as progress_module
+from keras_smkd.selection import ConfidentKnowledge
+
+OUTPUTS = ("ensemble", "all")
+
+
+@keras.saving.register_keras_serializable(package="keras_smkd")
+class SelectiveMutualDistillation(keras.Model):
+    """Peers that learn from labels and, selectively, from each other.
+
+    For peer `i` of `N` on one example, at training progress `t` in [0, 1]:
+
+        L_i = supervised_weight * l(target_i, p_i)
+            + distillation_weight * T^2 / (N - 1)
+              * sum_{j != i} s_j * KL(p_j^T || p_i^T)
+
+    `l` is the compiled loss; `target_i` is the label, or its correction by
+    `target`; `p^T` is the softmax at temperature `T`; the knowledge `p_j`
+    carries no gradient; `s_j` in {0, 1} says whether peer `j`'s knowledge of
+    this example is selected, by default where its normalised entropy (at
+    temperature 1) lies below the threshold in force. The loss is the sum of
+    the peers' `L_i`, averaged over all examples of the batch. Threshold 0
+    trains independent models; a threshold above 1 is deep mutual learning.
+
+    Args:
+        peers: Two or more `keras.Model`s, alike or not, each from the same
+            inputs to one output of shape `(batch, classes)`.
+        from_logits: Whether the peers put out logits; `False` means
+            probabilities. Must agree with the compiled loss.
+        target: Label correction `(labels, predictions, progress) -> targets`,
+            such as `keras_smkd.targets.ProSelfLC`, or `None`.
+        selection: `(log_probs, threshold) -> selected`, by default
+            `keras_smkd.selection.ConfidentKnowledge()`. Its `threshold` is
+            the one in force until a schedule or a caller sets another.
+        distillation_weight: Weight of the peers' knowledge, >= 0.
+        supervised_weight: Weight of the labels, >= 0.
+        temperature: `T > 0`, for the exchanged knowledge only.
+        total_steps: Optimizer steps in the whole training. By default `fit`
+            takes it from the epochs and the length of the data; give it where
+            that length is unknown, or for training without `fit`.
+        name, **kwargs: As for `keras.Model`.
+
+    Calling the model gives `{"peer_0": outputs, "peer_1": ...}`, the peers'
+    own outputs. `predict` gives the ensemble's probabilities.
+
+    Logs of `fit` and `evaluate`, each the mean over the epoch:
+
+    | name | value |
+    |---|---|
+    | `loss` | sum of the peers' `L_i`, plus their regularisers |
+    | `supervised_loss` | sum over the peers of `l(target_i, p_i)` |
+    | `distillation_loss` | sum over the peers of the divergences, with `T^2` |
+    | `selection_rate` | share of the knowledge that was selected |
+    | `threshold` | threshold in force |
+    | `accuracy`, ... | each compiled metric of the ensemble |
+    | `peer_0_accuracy`, ... | each compiled metric of each peer |
+
+    Raises:
+        TypeError: if a peer is not a `keras.Model`.
+        ValueError: if there are fewer than two peers, one appears twice, or
+            their inputs or numbers of classes differ.
+
+    Example:
+
+    ```python
+    model = keras_smkd.SelectiveMutualDistillation([peer_a, peer_b])
+    model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+    model.fit(
+        x, y, epochs=20,
+        callbacks=[keras_smkd.callbacks.ProgressiveThreshold(sharpness=-8.0)],
+    )
+    probabilities = model.predict(x)
+    ```
+
+    Reference:
+        Li et al., 2023, "Selective Mutual Knowledge Distillation for Robust
+        Learning from Noisy Labels", IJCNN.
+        https://doi.org/10.1109/IJCNN54540.2023.10191991
+    """
+
+    def __init__(
+        self,
+        peers: Sequence[keras.Model],
+        from_logits: bool = True,
+        target: Callable[[Any, Any, Any], Any] | None = None,
+        selection: Callable[[Any, Any], Any] | None = None,
+        distillation_weight: float = 1.0,
+        supervised_weight: float = 1.0,
+        temperature: float = 1.0,
+        total_steps: int | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        peers_module.check_peers(peers)
+        if not isinstance(from_logits, bool):
+            raise TypeError(
+                "`from_logits` must be True or False. "
+                f"Received: from_logits={from_logits!r}."
+            )
+        if selection is None:
+            selection = ConfidentKnowledge()
+        for argument, part in (("target", target), ("selection", selection)):
+            if part is not None and not callable(part):
+                raise TypeError(
+                    f"`{argument}` must be callable. "
+                    f"Received: {argument}={part!r}."
+                )
+        super().__init__(name=name, **kwargs)
+        self.from_logits = from_logits
+        self.target = target
+        self.selection = selection
+        self.distillation_weight = _checks.number(
+            "distillation_weight", distillation_weight, minimum=0.0
+        )
+        self.supervised_weight = _checks.number(
+            "supervised_weight", supervised_weight, minimum=0.0
+        )
+        self.temperature = _checks.number("temperature", temperature, above=0.0)
+        if total_steps is not None:
+            _checks.integer("total_steps", total_steps, minimum=1)
+        self._given_total_steps = total_steps
+        self.peers = list(peers)
+        self.step_counter = self._add_scalar("step", "int32", 0)
+        # 0 stands for unknown.
+        self._total_steps = self._add_scalar(
+            "total_steps", "int32", total_steps or 0
+        )
+        self._threshold = self._add_scalar(
+            "threshold", "float32", getattr(selection, "threshold", 0.5)
+        )
+        self._log_metrics = [
+            keras.metrics.Mean(name=log)
+            for log in (
+                "supervised_loss",
+                "distillation_loss",
+                "selection_rate",
+                "threshold",
+            )
+        ]
+        self._schedule: Any = None
+        self._traced_schedule: Any = None
+        self._predict_output = "ensemble"
+        self._loss_values: Any = None
+        self._output_metrics: Any = None
+        if all(peer.built for peer in self.peers):
+            self.build(None)
+
+    def _add_scalar(self, name: str, dtype: str, value: Any) -> Any:
+        return self.add_weight(
+            name=name,
+            shape=(),
+            dtype=dtype,
+            initializer=keras.initializers.Constant(value),
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+        )
+
+    # State that a caller may read and set.
+
+    @property
+    def num_peers(self) -> int:
+        """The number of peers."""
+        return len(self.peers)
+
+    @property
+    def peer_names(self) -> list[str]:
+        """The names of the peers in outputs, logs and exports."""
+        return [f"peer_{i}" for i in range(self.num_peers)]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken in the current training."""
+        return int(ops.convert_to_numpy(self.step_counter))
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps in the whole training, `None` if unknown."""
+        return int(ops.convert_to_numpy(self._total_steps)) or None
+
+    @total_steps.setter
+    def total_steps(self, value: int) -> None:
+        value = _checks.integer("total_steps", value, minimum=1)
+        self._given_total_steps = value
+        self._total_steps.assign(value)
+
+    @property
+    def threshold(self) -> float:
+        """The threshold in force; a schedule given to `fit` overwrites it."""
+        return float(ops.convert_to_numpy(self._threshold))
+
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        self._threshold.assign(_checks.number("threshold", value, minimum=0.0))
+
+    # Forward pass.
+
+    def build(self, input_shape: Any) -> None:
+        """Build the peers that are not built yet, and check that they fit."""
+        for peer in self.peers:
+            if not peer.built:
+                peer.build(input_shape)
+        self.num_classes = peers_module.known_num_classes(self.peers)
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        outputs = {
+            name: peer(inputs, training=training)
+            for name, peer in zip(self.peer_names, self.peers, strict=True)
+        }
+        # A subclassed peer tells the shape of its output only here.
+        self.num_classes = peers_module.common_num_classes(
+            {
+                name: tuple(getattr(output, "shape", ()))
+                for name, output in outputs.items()
+            }
+        )
+        return outputs
+
+    def _log_probabilities(
+        self, y_pred: dict[str, Any], temperature: float = 1.0
+    ) -> Any:
+        """Return `(batch, peers, classes)` from the peers' outputs."""
+        return functional.log_probabilities(
+            ops.stack(self._outputs(y_pred), axis=1),
+            self.from_logits,
+            temperature,
+        )
+
+    def _outputs(self, y_pred: dict[str, Any]) -> list[Any]:
+        return [
+            functional.at_least_float32(y_pred[name])
+            for name in self.peer_names
+        ]
+
+    # Training.
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        *,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: Any = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
+        """Configure training; as `keras.Model.compile`, with these differences.
+
+        Args:
+            optimizer: One optimizer for all peers, or a list of one per peer.
+                With one optimizer, clipping by the global norm couples the
+                peers; every rule that works per variable does not.
+            loss: One loss for every peer: a string, a `keras.losses.Loss` or
+                a function giving one value per example. A string takes the
+                model's `from_logits`; an object must agree with it.
+            metrics: List of metrics. Each is kept for the ensemble under its
+                own name and for every peer as `peer_0_<name>`; all of them
+                see probabilities.
+            weighted_metrics: The same, weighted by `sample_weight`.
+
+        Raises:
+            ValueError: if the loss contradicts `from_logits`, has no mean
+                reduction or ignores a class; if a list of optimizers does not
+                fit the peers; if `steps_per_execution > 1` on torch.
+        """
+        if isinstance(optimizer, (list, tuple)) and (
+            len(optimizer) != self.num_peers
+        ):
+            raise ValueError(
+                "`optimizer` must be one optimizer or a list of one per peer. "
+                f"Received: {len(optimizer)} optimizers for "
+                f"{self.num_peers} peers."
+            )
+        _checks.integer("steps_per_execution", steps_per_execution, minimum=1)
+        if steps_per_execution > 1 and keras.backend.backend() == "torch":
+            raise ValueError(
+                "`steps_per_execution` must be 1 on the torch backend. "
+                f"Received: steps_per_execution={steps_per_execution}. "
+                "Use TensorFlow or JAX to run several steps in one call."
+            )
+        loss_values = compiling.PerExampleLoss(
+            loss, self.from_logits, soft_targets=self.target is not None
+        )
+        output_metrics = compiling.OutputMetrics(
+            metrics, weighted_metrics, ["ensemble", *self.peer_names]
+        )
+        super().compile(
+            optimizer=compiling.optimizer_for_peers(
+                optimizer,
+                lambda: [peer.trainable_variables for peer in self.peers],
+            ),
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            auto_scale_loss=auto_scale_loss,
+        )
+        self.loss = loss
+        self._loss_values = loss_values
+        self._output_metrics = output_metrics
+        self._traced_schedule = None
+        self._compile_arguments = types.MappingProxyType(
+            dict(
+                optimizer=optimizer,
+                loss=loss,
+                metrics=metrics,
+                weighted_metrics=weighted_metrics,
+                run_eagerly=run_eagerly,
+                steps_per_execution=steps_per_execution,
+                jit_compile=jit_compile,
+                auto_scale_loss=auto_scale_loss,
+            )
+        )
+        if self.built:
+            # Restoring a checkpoint needs the optimizer's variables.
+            self.optimizer.build(self.trainable_variables)
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        if not self.compiled:
+            return None
+        return keras.saving.serialize_keras_object(
+            dict(self._compile_arguments)
+        )
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        arguments = _FIT_SIGNATURE.bind(self, *args, **kwargs).arguments
+        arguments.pop("self")
+        self._check_label_values(arguments.get("y"))
+        validation_data = arguments.get("validation_data")
+        if isinstance(validation_data, (list, tuple)):
+            self._check_label_values(validation_data[1])
+        callbacks = progress_module.callbacks_with_progress(
+            arguments.pop("callbacks", None),
+            self,
+            arguments.get("initial_epoch", 0),
+        )
+        try:
+            return super().fit(callbacks=callbacks, **arguments)
+        finally:
+            self._schedule = None
+
+    @functools.wraps(keras.Model.evaluate)
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any):
+        self._check_label_values(y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    @functools.wraps(keras.Model.train_on_batch)
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any):
+        self._check_label_values(y)
+        self._require_total_steps()
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    @functools.wraps(keras.Model.test_on_batch)
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any):
+        self._check_label_values(y)
+        return super().test_on_batch(x, y, *args, **kwargs)
+
+    def _check_label_values(self, y: Any) -> None:
+        labels_module.check_label_values(y, getattr(self, "num_classes", None))
+
+    def set_threshold_schedule(self, schedule: Any) -> None:
+        """Let a schedule write the threshold, for the rest of this `fit`.
+
+        It becomes part of the compiled step: no retracing while it stays, no
+        exchange with the host. Called by `ThresholdSchedule` callbacks.
+
+        Args:
+            schedule: Object with `value(progress)` and `needs_progress`.
+
+        Raises:
+            ValueError: if there is a schedule already.
+        """
+        if self._schedule is not None:
+            raise ValueError(
+                "`fit` must be given one threshold schedule at the most. "
+                f"Received: {schedule!r} besides {self._schedule!r}."
+            )
+        self._schedule = schedule
+        self.make_train_function()
+
+    def set_steps_of_fit(self, total_steps: int | None) -> None:
+        """Take the total steps from `fit`, unless they were given before."""
+        self._total_steps.assign(self._given_total_steps or total_steps or 0)
+        self._require_total_steps()
+
+    def _needs_progress(self) -> bool:
+        return any(
+            getattr(part, "needs_progress", True)
+            for part in (self._schedule, self.target)
+            if part is not None
+        )
+
+    def _require_total_steps(self) -> None:
+        if self._needs_progress() and self.total_steps is None:
+            raise ValueError(
+                "`total_steps` must be known, because the target or the "
+                "threshold schedule follows the progress of training. "
+                "Received: total_steps=None and data of unknown length. Give "
+                "`steps_per_epoch` to `fit`, or `total_steps` to the model."
+            )
+
+    def make_train_function(self, force: bool = False) -> Any:
+        # The compiled step contains the schedule: another schedule needs
+        # another step, and the same one keeps the step that there is.
+        if self._schedule is not self._traced_schedule:
+            self._traced_schedule = self._schedule
+            force = True
+        return super().make_train_function(force)
+
+    def train_step(self, *args: Any) -> Any:
+        """Run Keras's own step, with the step counter advancing beside it.
+
+        The objective is in `compute_loss`, of which Keras's step takes the
+        gradient; here is what moves once per optimizer step.
+        """
+        return progress_module.counted_step(self, super().train_step, args)
+
+    # Objective.
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Return the sum of the peers' losses, and record its parts."""
+        labels = labels_module.labels_of_batch(y, self.num_classes)
+        self._loss_values.check_labels(labels, self.num_classes)
+        progress = progress_module.progress_of(
+            self.step_counter, self._total_steps
+        )
+        if training and self._schedule is not None:
+            self._threshold.assign(
+                ops.cast(self._schedule.value(progress), "float32")
+            )
+        log_probs = self._log_probabilities(y_pred)
+        supervised = objective.supervised_values(
+            self._loss_values,
+            labels,
+            self._outputs(y_pred),
+            log_probs,
+            self.target,
+            progress,
+        )
+        selected = self.selection(
+            ops.stop_gradient(log_probs), ops.convert_to_tensor(self._threshold)
+        )
+        if self.temperature != 1.0:
+            log_probs = self._log_probabilities(y_pred, self.temperature)
+        distillation = objective.distillation_values(
+            log_probs, selected, self.temperature
+        )
+        loss = objective.batch_mean(
+            self.supervised_weight * supervised
+            + self.distillation_weight * distillation,
+            sample_weight,
+        )
+        for term in self.losses:
+            loss = loss + objective.batch_mean(ops.reshape(term, (-1,)))
+        self._record(supervised, distillation, selected, sample_weight)
+        return loss
+
+    # Metrics.
+
+    @property
+    def metrics(self) -> list[Any]:
+        own = self._output_metrics.metrics if self._output_metrics else []
+        return super().metrics + own
+
+    def _record(
+        self,
+        supervised: Any,
+        distillation: Any,
+        selected: Any,
+        sample_weight: Any,
+    ) -> None:
+        if sample_weight is not None:
+            # The factors of the objective, so that the logged parts add up.
+            weight = ops.cast(
+                ops.reshape(sample_weight, (-1,)), supervised.dtype
+            )
+            supervised, distillation = (
+                supervised * weight,
+                distillation * weight,
+            )
+        values = (supervised, distillation, selected)
+        for metric, value in zip(self._log_metrics, values, strict=False):
+            metric.update_state(ops.stop_gradient(value))
+        self._log_metrics[-1].update_state(
+            ops.convert_to_tensor(self._threshold),
+            sample_weight=ops.shape(selected)[0],
+        )
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Update the compiled metrics of the ensemble and of every peer."""
+        probs = ops.exp(self._log_probabilities(y_pred))
+        self._output_metrics.update_state(
+            labels_module.labels_of_batch(y, self.num_classes),
+            [
+                ops.mean(probs, axis=1),
+                *(probs[:, i] for i in range(self.num_peers)),
+            ],
+            sample_weight,
+        )
+        return self.get_metrics_result()
+
+    # Prediction.
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+        *,
+        output: str = "ensemble",
+    ) -> Any:
+        """Return class probabilities; as `keras.Model.predict` otherwise.
+
+        Args:
+            output: `"ensemble"` for the mean of the peers' probabilities,
+                `"all"` for each peer's own.
+
+        Returns:
+            `(examples, classes)`, or a dictionary of these with the keys
+            `"peer_0"`, `"peer_1"`, ...
+        """
+        _checks.one_of("output", output, OUTPUTS)
+        if output == "ensemble":
+            return super().predict(x, batch_size, verbose, steps, callbacks)
+        compiled, self.predict_function = self.predict_function, None
+        self._predict_output = output
+        try:
+            return super().predict(x, batch_size, verbose, steps, callbacks)
+        finally:
+            self._predict_output = "ensemble"
+            self.predict_function = compiled
+
+    def predict_step(self, *args: Any) -> Any:
+        result = super().predict_step(*args)
+        if keras.backend.backend() == "jax":
+            outputs, state = result
+            return self._readout(outputs), state
+        return self._readout(result)
+
+    def _readout(self, y_pred: Any) -> Any:
+        probs = ops.exp(self._log_probabilities(y_pred))
+        if self._predict_output == "ensemble":
+            return ops.mean(probs, axis=1)
+        return {name: probs[:, i] for i, name in enumerate(self.peer_names)}
+
+    # Configuration.
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "peers": [serialize(peer) for peer in self.peers],
+            "from_logits": self.from_logits,
+            "target": serialize(self.target),
+            "selection": serialize(self.selection),
+            "distillation_weight": self.distillation_weight,
+            "supervised_weight": self.supervised_weight,
+            "temperature": self.temperature,
+            "total_steps": self._given_total_steps,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> "SelectiveMutualDistillation":
+        config = dict(config)
+        for part in ("peers", "target", "selection"):
+            config[part] = keras.saving.deserialize_keras_object(
+                config[part], custom_objects=custom_objects
+            )
+        return cls(**config)
+
+
+_FIT_SIGNATURE = inspect.signature(keras.Model.fit)

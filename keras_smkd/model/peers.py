@@ -1,0 +1,109 @@
+"""Whether a set of models can be peers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+
+def check_peers(peers: Any) -> None:
+    """Raise unless `peers` are two or more different models that fit.
+
+    Raises:
+        TypeError: if `peers` is not a list or a peer is not a `keras.Model`.
+        ValueError: if there are fewer than two, one appears twice, or the
+            input shapes or numbers of classes that are known differ.
+    """
+    if not isinstance(peers, (list, tuple)):
+        raise TypeError(
+            "`peers` must be a list of `keras.Model`s. "
+            f"Received: peers={peers!r} of type {type(peers).__name__}."
+        )
+    for i, peer in enumerate(peers):
+        if not isinstance(peer, keras.Model):
+            raise TypeError(
+                "`peers` must be a list of `keras.Model`s. "
+                f"Received: peers[{i}]={peer!r} of type {type(peer).__name__}."
+            )
+    if len(peers) < 2:
+        raise ValueError(
+            "`peers` must hold two models or more. "
+            f"Received: {len(peers)} in the list."
+        )
+    if len({id(peer) for peer in peers}) != len(peers):
+        raise ValueError(
+            "`peers` must be different models, each with weights of its own. "
+            "Received: the same object more than once. Build a second one."
+        )
+    inputs = [_shape(peer, "input_shape") for peer in peers]
+    for i, shape in enumerate(inputs):
+        if not _compatible(inputs[0], shape):
+            raise ValueError(
+                "`peers` must take the same inputs. Received: input_shape="
+                f"{inputs[0]} for peers[0], {shape} for peers[{i}]."
+            )
+    known_num_classes(peers)
+
+
+def known_num_classes(peers: Sequence[keras.Model]) -> int | None:
+    """Return the peers' number of classes, `None` if none is known yet."""
+    shapes = {
+        f"peers[{i}]": shape
+        for i, peer in enumerate(peers)
+        if (shape := _shape(peer, "output_shape")) is not None
+    }
+    return common_num_classes(shapes) if shapes else None
+
+
+def common_num_classes(shapes: dict[str, Any]) -> int:
+    """Return the number of classes that the output shapes have in common.
+
+    Args:
+        shapes: From a peer's name to its output's shape.
+
+    Raises:
+        ValueError: unless each is `(batch, classes)` with the same number of
+            classes, two or more.
+    """
+    num_classes = 0
+    for name, shape in shapes.items():
+        if (
+            not isinstance(shape, tuple)
+            or len(shape) != 2
+            or not isinstance(shape[1], int)
+            or shape[1] < 2
+        ):
+            raise ValueError(
+                "`peers` must each have one output of shape (batch, classes) "
+                f"with two classes or more. Received: {shape} from {name}."
+            )
+        num_classes = num_classes or shape[1]
+        if shape[1] != num_classes:
+            raise ValueError(
+                "`peers` must have the same number of classes. "
+                f"Received: output shapes {shapes}."
+            )
+    return num_classes
+
+
+def _shape(peer: keras.Model, attribute: str) -> Any:
+    """Return a built peer's shape, `None` where Keras does not know it."""
+    try:
+        return getattr(peer, attribute)
+    except (AttributeError, ValueError):
+        return None
+
+
+def _compatible(first: Any, second: Any) -> bool:
+    """Return whether two shapes (or structures of them) can be one input."""
+    if first is None or second is None:
+        return True
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(
+            _compatible(first[key], second[key]) for key in first
+        )
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        return len(first) == len(second) and all(
+            _compatible(a, b) for a, b in zip(first, second, strict=True)
+        )
+    return first == second

@@ -1,0 +1,160 @@
+"""Label correction: from a label and a prediction to a target.
+
+A target is a callable `(labels, predictions, progress) -> targets`, all three
+distributions of shape `(batch, classes)`, `progress` a scalar in [0, 1]. No
+correction is `None` where a target is asked for.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_smkd import _checks
+from keras_smkd import functional
+from keras_smkd import schedules
+
+TRUSTS = ("entropy", "probability", "global")
+
+
+def corrected_targets(
+    labels: Any, predictions: Any, trust: Any, target_gradient: bool = False
+) -> Any:
+    """Blend labels with predictions, example by example.
+
+    `targets = (1 - trust) * labels + trust * predictions`
+
+    Args:
+        labels: `(batch, classes)`, rows sum to 1. Given, possibly wrong.
+        predictions: `(batch, classes)`, probabilities.
+        trust: `(batch,)` or scalar in [0, 1]. 0 keeps the labels.
+        target_gradient: Whether the gradient flows through the predictions in
+            the target. It never flows through `trust`.
+
+    Returns:
+        `(batch, classes)`, rows sum to 1, dtype of `predictions`.
+
+    Raises:
+        ValueError: if the two shapes are known and differ.
+
+    Example:
+
+    >>> corrected_targets([[1.0, 0.0]], [[0.5, 0.5]], 0.5)
+    [[0.75, 0.25]]
+
+    Reference:
+        Wang et al., 2021, "ProSelfLC", eq. 3.
+        https://arxiv.org/abs/2005.03788
+    """
+    predictions = functional.at_least_float32(predictions)
+    labels = ops.cast(labels, predictions.dtype)
+    if tuple(labels.shape[1:]) != tuple(predictions.shape[1:]):
+        raise ValueError(
+            "`labels` and `predictions` must have the same shape "
+            f"(batch, classes). Received: labels.shape={tuple(labels.shape)}, "
+            f"predictions.shape={tuple(predictions.shape)}."
+        )
+    trust = ops.stop_gradient(ops.cast(trust, predictions.dtype))
+    if len(trust.shape) == 1:
+        trust = ops.expand_dims(trust, axis=-1)
+    if not target_gradient:
+        predictions = ops.stop_gradient(predictions)
+    return (1.0 - trust) * labels + trust * predictions
+
+
+@keras.saving.register_keras_serializable(package="keras_smkd")
+class ProSelfLC:
+    """Progressive self label correction: trust grows with time and confidence.
+
+    `targets = (1 - trust) * labels + trust * predictions` with
+    `trust = sigmoid(sharpness * (t - midpoint)) * local(p)`; the paper's
+    `epsilon = g(t) * l(p)` with `sharpness` for `B` and `midpoint` for `rho`.
+    The trust never carries a gradient.
+
+    Args:
+        sharpness: How fast the global trust grows, > 0.
+        midpoint: Progress at which the global trust is 1/2, in [0, 1].
+        trust: The local trust. `"entropy"` is the paper's
+            `1 - H(p) / log(classes)`, `"probability"` is `max_k p_k`,
+            `"global"` is 1.
+        target_gradient: Whether the gradient also flows through the
+            predictions inside the target. The authors' first code does, their
+            second does not.
+
+    Example:
+
+    >>> target = ProSelfLC(sharpness=16.0, trust="global")
+    >>> target([[1.0, 0.0]], [[0.5, 0.5]], 0.5)
+    [[0.75, 0.25]]
+
+    Reference:
+        Wang et al., 2021, "ProSelfLC: Progressive Self Label Correction for
+        Training Robust Deep Neural Networks", eq. 3-6.
+        https://arxiv.org/abs/2005.03788
+    """
+
+    def __init__(
+        self,
+        sharpness: float = 16.0,
+        midpoint: float = 0.5,
+        trust: str = "entropy",
+        target_gradient: bool = False,
+    ) -> None:
+        self.sharpness = _checks.number("sharpness", sharpness, above=0.0)
+        self.midpoint = _checks.number(
+            "midpoint", midpoint, minimum=0.0, maximum=1.0
+        )
+        self.trust = _checks.one_of("trust", trust, TRUSTS)
+        self.target_gradient = bool(target_gradient)
+
+    def __call__(self, labels: Any, predictions: Any, progress: Any) -> Any:
+        """Return the corrected targets.
+
+        Args:
+            labels: `(batch, classes)`, one-hot or soft.
+            predictions: `(batch, classes)`, probabilities.
+            progress: Scalar in [0, 1], the share of training done.
+
+        Returns:
+            `(batch, classes)`, rows sum to 1.
+        """
+        return corrected_targets(
+            labels,
+            predictions,
+            self.trust_in(predictions, progress),
+            self.target_gradient,
+        )
+
+    def trust_in(self, predictions: Any, progress: Any) -> Any:
+        """Return the share of each target that the prediction makes up.
+
+        Args:
+            predictions: `(batch, classes)`, probabilities.
+            progress: Scalar in [0, 1].
+
+        Returns:
+            `(batch,)`, in [0, 1], no gradient.
+        """
+        predictions = ops.stop_gradient(
+            functional.at_least_float32(predictions)
+        )
+        if self.trust == "entropy":
+            local = 1.0 - functional.uncertainty(ops.log(predictions))
+        elif self.trust == "probability":
+            local = ops.max(predictions, axis=-1)
+        else:
+            local = ops.ones_like(predictions[..., 0])
+        growth = schedules.Sigmoid(0.5, -self.sharpness, self.midpoint)
+        return ops.cast(growth(progress), local.dtype) * local
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "sharpness": self.sharpness,
+            "midpoint": self.midpoint,
+            "trust": self.trust,
+            "target_gradient": self.target_gradient,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ProSelfLC":
+        return cls(**config)
