@@ -2,6 +2,7 @@
 
 from keras_smkd import callbacks
 from keras_smkd import functional
+from keras_smkd import metrics
 from keras_smkd import schedules
 from keras_smkd import selection
 from keras_smkd import targets
@@ -13,6 +14,7 @@ __all__ = [
     "SelectiveMutualDistillation",
     "callbacks",
     "functional",
+    "metrics",
     "schedules",
     "selection",
     "targets",

@@ -6,12 +6,13 @@ variable to its peer's.
 """
 
 import inspect
-from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
+
+from keras_smkd import _checks
 
 # These take integer labels; every other loss of Keras takes distributions.
 _INTEGER_LABEL_LOSSES = (
@@ -252,22 +253,37 @@ def label_accuracy(y_true: Any, y_pred: Any) -> Any:
     return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
 
 
-def optimizer_for_peers(
-    optimizer: Any, variables_of_peers: Callable[[], list[list[Any]]]
-) -> Any:
+def check_steps_per_execution(steps: Any) -> None:
+    """Raise unless the backend can run so many steps in one call."""
+    _checks.integer("steps_per_execution", steps, minimum=1)
+    if steps > 1 and keras.backend.backend() == "torch":
+        raise ValueError(
+            "`steps_per_execution` must be 1 on the torch backend. Received: "
+            f"steps_per_execution={steps}. Use TensorFlow or JAX to run "
+            "several steps in one call."
+        )
+
+
+def optimizer_for_peers(optimizer: Any, peers: Sequence[keras.Model]) -> Any:
     """Return one Keras optimizer from one, or from a list of one per peer.
 
     Args:
         optimizer: An optimizer, its name, or a list of these.
-        variables_of_peers: Returns the trainable variables of every peer;
-            called when the optimizer is built, since peers may not be yet.
+        peers: The peers; asked for their trainable variables only when the
+            optimizer is built, since they may not be built yet.
 
     Raises:
-        ValueError: if a list contains the same object twice, optimizers that
-            route or scale themselves, or different accumulation steps.
+        ValueError: if a list has another length than the peers, contains the
+            same object twice, optimizers that route or scale themselves, or
+            different accumulation steps.
     """
     if not isinstance(optimizer, (list, tuple)):
         return keras.optimizers.get(optimizer)
+    if len(optimizer) != len(peers):
+        raise ValueError(
+            "`optimizer` must be one optimizer or a list of one per peer. "
+            f"Received: {len(optimizer)} optimizers for {len(peers)} peers."
+        )
     optimizers = [keras.optimizers.get(item) for item in optimizer]
     if len({id(item) for item in optimizers}) != len(optimizers):
         raise ValueError(
@@ -296,10 +312,8 @@ def optimizer_for_peers(
 
     def route(variable: Any) -> Any:
         if not routes:
-            for item, variables in zip(
-                optimizers, variables_of_peers(), strict=True
-            ):
-                routes.update((id(v), item) for v in variables)
+            for item, peer in zip(optimizers, peers, strict=True):
+                routes.update((id(v), item) for v in peer.trainable_variables)
         # A variable of no peer (of a loss or a target) goes with the first.
         return routes.get(id(variable), optimizers[0])
 

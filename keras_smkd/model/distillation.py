@@ -1,7 +1,6 @@
 """The model of peers: forward pass, objective, and what moves with a step."""
 
 import functools
-import inspect
 import types
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -16,14 +15,16 @@ from keras_smkd.model import compiling
 from keras_smkd.model import labels as labels_module
 from keras_smkd.model import objective
 from keras_smkd.model import peers as peers_module
-from keras_smkd.model import progress as progress_module
+from keras_smkd.model.progress import FIT_SIGNATURE
+from keras_smkd.model.progress import ProgressModel
+from keras_smkd.model.progress import counted_step
 from keras_smkd.selection import ConfidentKnowledge
 
 OUTPUTS = ("ensemble", "all")
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
-class SelectiveMutualDistillation(keras.Model):
+class SelectiveMutualDistillation(ProgressModel):
     """Peers that learn from labels and, selectively, from each other.
 
     For peer `i` of `N` on one example, at training progress `t` in [0, 1]:
@@ -123,7 +124,12 @@ class SelectiveMutualDistillation(keras.Model):
                     f"`{argument}` must be callable. "
                     f"Received: {argument}={part!r}."
                 )
-        super().__init__(name=name, **kwargs)
+        super().__init__(
+            total_steps=total_steps,
+            threshold=getattr(selection, "threshold", 0.5),
+            name=name,
+            **kwargs,
+        )
         self.from_logits = from_logits
         self.target = target
         self.selection = selection
@@ -134,18 +140,7 @@ class SelectiveMutualDistillation(keras.Model):
             "supervised_weight", supervised_weight, minimum=0.0
         )
         self.temperature = _checks.number("temperature", temperature, above=0.0)
-        if total_steps is not None:
-            _checks.integer("total_steps", total_steps, minimum=1)
-        self._given_total_steps = total_steps
         self.peers = list(peers)
-        self.step_counter = self._add_scalar("step", "int32", 0)
-        # 0 stands for unknown.
-        self._total_steps = self._add_scalar(
-            "total_steps", "int32", total_steps or 0
-        )
-        self._threshold = self._add_scalar(
-            "threshold", "float32", getattr(selection, "threshold", 0.5)
-        )
         self._log_metrics = [
             keras.metrics.Mean(name=log)
             for log in (
@@ -155,26 +150,12 @@ class SelectiveMutualDistillation(keras.Model):
                 "threshold",
             )
         ]
-        self._schedule: Any = None
-        self._traced_schedule: Any = None
+        self.num_classes: Any = None
         self._predict_output = "ensemble"
         self._loss_values: Any = None
         self._output_metrics: Any = None
         if all(peer.built for peer in self.peers):
             self.build(None)
-
-    def _add_scalar(self, name: str, dtype: str, value: Any) -> Any:
-        return self.add_weight(
-            name=name,
-            shape=(),
-            dtype=dtype,
-            initializer=keras.initializers.Constant(value),
-            trainable=False,
-            autocast=False,
-            aggregation="only_first_replica",
-        )
-
-    # State that a caller may read and set.
 
     @property
     def num_peers(self) -> int:
@@ -185,31 +166,6 @@ class SelectiveMutualDistillation(keras.Model):
     def peer_names(self) -> list[str]:
         """The names of the peers in outputs, logs and exports."""
         return [f"peer_{i}" for i in range(self.num_peers)]
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps taken in the current training."""
-        return int(ops.convert_to_numpy(self.step_counter))
-
-    @property
-    def total_steps(self) -> int | None:
-        """Optimizer steps in the whole training, `None` if unknown."""
-        return int(ops.convert_to_numpy(self._total_steps)) or None
-
-    @total_steps.setter
-    def total_steps(self, value: int) -> None:
-        value = _checks.integer("total_steps", value, minimum=1)
-        self._given_total_steps = value
-        self._total_steps.assign(value)
-
-    @property
-    def threshold(self) -> float:
-        """The threshold in force; a schedule given to `fit` overwrites it."""
-        return float(ops.convert_to_numpy(self._threshold))
-
-    @threshold.setter
-    def threshold(self, value: float) -> None:
-        self._threshold.assign(_checks.number("threshold", value, minimum=0.0))
 
     # Forward pass.
 
@@ -284,21 +240,13 @@ class SelectiveMutualDistillation(keras.Model):
                 reduction or ignores a class; if a list of optimizers does not
                 fit the peers; if `steps_per_execution > 1` on torch.
         """
-        if isinstance(optimizer, (list, tuple)) and (
-            len(optimizer) != self.num_peers
-        ):
-            raise ValueError(
-                "`optimizer` must be one optimizer or a list of one per peer. "
-                f"Received: {len(optimizer)} optimizers for "
-                f"{self.num_peers} peers."
-            )
-        _checks.integer("steps_per_execution", steps_per_execution, minimum=1)
-        if steps_per_execution > 1 and keras.backend.backend() == "torch":
-            raise ValueError(
-                "`steps_per_execution` must be 1 on the torch backend. "
-                f"Received: steps_per_execution={steps_per_execution}. "
-                "Use TensorFlow or JAX to run several steps in one call."
-            )
+        kwargs = {
+            "run_eagerly": run_eagerly,
+            "steps_per_execution": steps_per_execution,
+            "jit_compile": jit_compile,
+            "auto_scale_loss": auto_scale_loss,
+        }
+        compiling.check_steps_per_execution(steps_per_execution)
         loss_values = compiling.PerExampleLoss(
             loss, self.from_logits, soft_targets=self.target is not None
         )
@@ -306,30 +254,20 @@ class SelectiveMutualDistillation(keras.Model):
             metrics, weighted_metrics, ["ensemble", *self.peer_names]
         )
         super().compile(
-            optimizer=compiling.optimizer_for_peers(
-                optimizer,
-                lambda: [peer.trainable_variables for peer in self.peers],
-            ),
-            run_eagerly=run_eagerly,
-            steps_per_execution=steps_per_execution,
-            jit_compile=jit_compile,
-            auto_scale_loss=auto_scale_loss,
+            compiling.optimizer_for_peers(optimizer, self.peers), **kwargs
         )
         self.loss = loss
         self._loss_values = loss_values
         self._output_metrics = output_metrics
-        self._traced_schedule = None
+        # Not a plain dictionary: Keras would track the metrics inside it.
         self._compile_arguments = types.MappingProxyType(
-            dict(
-                optimizer=optimizer,
-                loss=loss,
-                metrics=metrics,
-                weighted_metrics=weighted_metrics,
-                run_eagerly=run_eagerly,
-                steps_per_execution=steps_per_execution,
-                jit_compile=jit_compile,
-                auto_scale_loss=auto_scale_loss,
-            )
+            {
+                "optimizer": optimizer,
+                "loss": loss,
+                "metrics": metrics,
+                "weighted_metrics": weighted_metrics,
+                **kwargs,
+            }
         )
         if self.built:
             # Restoring a checkpoint needs the optimizer's variables.
@@ -347,89 +285,37 @@ class SelectiveMutualDistillation(keras.Model):
 
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        arguments = _FIT_SIGNATURE.bind(self, *args, **kwargs).arguments
-        arguments.pop("self")
-        self._check_label_values(arguments.get("y"))
-        validation_data = arguments.get("validation_data")
+        given = FIT_SIGNATURE.bind(self, *args, **kwargs).arguments
+        self._check_label_values(given.get("y"))
+        validation_data = given.get("validation_data")
         if isinstance(validation_data, (list, tuple)):
-            self._check_label_values(validation_data[1])
-        callbacks = progress_module.callbacks_with_progress(
-            arguments.pop("callbacks", None),
-            self,
-            arguments.get("initial_epoch", 0),
-        )
-        try:
-            return super().fit(callbacks=callbacks, **arguments)
-        finally:
-            self._schedule = None
+            self._check_label_values(*validation_data[1:2])
+        return super().fit(*args, **kwargs)
 
     @functools.wraps(keras.Model.evaluate)
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any):
+    def evaluate(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         self._check_label_values(y)
         return super().evaluate(x, y, *args, **kwargs)
 
     @functools.wraps(keras.Model.train_on_batch)
-    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any):
+    def train_on_batch(
+        self, x: Any, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         self._check_label_values(y)
-        self._require_total_steps()
+        self.require_total_steps()
         return super().train_on_batch(x, y, *args, **kwargs)
 
     @functools.wraps(keras.Model.test_on_batch)
-    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any):
+    def test_on_batch(
+        self, x: Any, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         self._check_label_values(y)
         return super().test_on_batch(x, y, *args, **kwargs)
 
-    def _check_label_values(self, y: Any) -> None:
-        labels_module.check_label_values(y, getattr(self, "num_classes", None))
-
-    def set_threshold_schedule(self, schedule: Any) -> None:
-        """Let a schedule write the threshold, for the rest of this `fit`.
-
-        It becomes part of the compiled step: no retracing while it stays, no
-        exchange with the host. Called by `ThresholdSchedule` callbacks.
-
-        Args:
-            schedule: Object with `value(progress)` and `needs_progress`.
-
-        Raises:
-            ValueError: if there is a schedule already.
-        """
-        if self._schedule is not None:
-            raise ValueError(
-                "`fit` must be given one threshold schedule at the most. "
-                f"Received: {schedule!r} besides {self._schedule!r}."
-            )
-        self._schedule = schedule
-        self.make_train_function()
-
-    def set_steps_of_fit(self, total_steps: int | None) -> None:
-        """Take the total steps from `fit`, unless they were given before."""
-        self._total_steps.assign(self._given_total_steps or total_steps or 0)
-        self._require_total_steps()
-
-    def _needs_progress(self) -> bool:
-        return any(
-            getattr(part, "needs_progress", True)
-            for part in (self._schedule, self.target)
-            if part is not None
-        )
-
-    def _require_total_steps(self) -> None:
-        if self._needs_progress() and self.total_steps is None:
-            raise ValueError(
-                "`total_steps` must be known, because the target or the "
-                "threshold schedule follows the progress of training. "
-                "Received: total_steps=None and data of unknown length. Give "
-                "`steps_per_epoch` to `fit`, or `total_steps` to the model."
-            )
-
-    def make_train_function(self, force: bool = False) -> Any:
-        # The compiled step contains the schedule: another schedule needs
-        # another step, and the same one keeps the step that there is.
-        if self._schedule is not self._traced_schedule:
-            self._traced_schedule = self._schedule
-            force = True
-        return super().make_train_function(force)
+    def _check_label_values(self, y: Any = None) -> None:
+        labels_module.check_label_values(y, self.num_classes)
 
     def train_step(self, *args: Any) -> Any:
         """Run Keras's own step, with the step counter advancing beside it.
@@ -437,7 +323,7 @@ class SelectiveMutualDistillation(keras.Model):
         The objective is in `compute_loss`, of which Keras's step takes the
         gradient; here is what moves once per optimizer step.
         """
-        return progress_module.counted_step(self, super().train_step, args)
+        return counted_step(self, super().train_step, args)
 
     # Objective.
 
@@ -452,13 +338,9 @@ class SelectiveMutualDistillation(keras.Model):
         """Return the sum of the peers' losses, and record its parts."""
         labels = labels_module.labels_of_batch(y, self.num_classes)
         self._loss_values.check_labels(labels, self.num_classes)
-        progress = progress_module.progress_of(
-            self.step_counter, self._total_steps
-        )
-        if training and self._schedule is not None:
-            self._threshold.assign(
-                ops.cast(self._schedule.value(progress), "float32")
-            )
+        progress = self.progress()
+        if training:
+            self.update_threshold(progress)
         log_probs = self._log_probabilities(y_pred)
         supervised = objective.supervised_values(
             self._loss_values,
@@ -469,7 +351,8 @@ class SelectiveMutualDistillation(keras.Model):
             progress,
         )
         selected = self.selection(
-            ops.stop_gradient(log_probs), ops.convert_to_tensor(self._threshold)
+            ops.stop_gradient(log_probs),
+            ops.convert_to_tensor(self.threshold_variable),
         )
         if self.temperature != 1.0:
             log_probs = self._log_probabilities(y_pred, self.temperature)
@@ -482,7 +365,7 @@ class SelectiveMutualDistillation(keras.Model):
             sample_weight,
         )
         for term in self.losses:
-            loss = loss + objective.batch_mean(ops.reshape(term, (-1,)))
+            loss = loss + objective.batch_mean(ops.reshape(ops.sum(term), (1,)))
         self._record(supervised, distillation, selected, sample_weight)
         return loss
 
@@ -513,7 +396,7 @@ class SelectiveMutualDistillation(keras.Model):
         for metric, value in zip(self._log_metrics, values, strict=False):
             metric.update_state(ops.stop_gradient(value))
         self._log_metrics[-1].update_state(
-            ops.convert_to_tensor(self._threshold),
+            ops.convert_to_tensor(self.threshold_variable),
             sample_weight=ops.shape(selected)[0],
         )
 
@@ -557,7 +440,8 @@ class SelectiveMutualDistillation(keras.Model):
         _checks.one_of("output", output, OUTPUTS)
         if output == "ensemble":
             return super().predict(x, batch_size, verbose, steps, callbacks)
-        compiled, self.predict_function = self.predict_function, None
+        compiled: Any = self.predict_function
+        self.predict_function = None
         self._predict_output = output
         try:
             return super().predict(x, batch_size, verbose, steps, callbacks)
@@ -591,7 +475,7 @@ class SelectiveMutualDistillation(keras.Model):
             "distillation_weight": self.distillation_weight,
             "supervised_weight": self.supervised_weight,
             "temperature": self.temperature,
-            "total_steps": self._given_total_steps,
+            "total_steps": self.given_total_steps,
         }
 
     @classmethod
@@ -604,6 +488,3 @@ class SelectiveMutualDistillation(keras.Model):
                 config[part], custom_objects=custom_objects
             )
         return cls(**config)
-
-
-_FIT_SIGNATURE = inspect.signature(keras.Model.fit)

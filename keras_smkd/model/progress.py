@@ -1,12 +1,212 @@
-"""How far the training is: counting optimizer steps, in and around `fit`."""
+"""How far the training is, and the threshold that follows it."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_smkd import _checks
 from keras_smkd.model import compiling
+
+FIT_SIGNATURE = inspect.signature(keras.Model.fit)
+
+
+class ProgressModel(keras.Model):
+    """A Keras model that knows how far its training is.
+
+    It holds three scalars as weights, so that they live in the compiled step
+    and are saved: the optimizer steps taken, the steps in the whole training,
+    and the selection threshold, which a schedule may write at every step.
+
+    Args:
+        total_steps: Optimizer steps in the whole training, or `None` to take
+            it from `fit`.
+        threshold: The threshold to begin with.
+        **kwargs: As for `keras.Model`.
+    """
+
+    # A label correction `(labels, predictions, progress)`, if there is one.
+    target: Any = None
+
+    def __init__(
+        self, total_steps: int | None, threshold: float, **kwargs: Any
+    ) -> None:
+        if total_steps is not None:
+            _checks.integer("total_steps", total_steps, minimum=1)
+        super().__init__(**kwargs)
+        self.given_total_steps = total_steps
+        self.step_counter = self._add_scalar("step", "int32", 0)
+        # 0 stands for unknown.
+        self.total_steps_variable = self._add_scalar(
+            "total_steps", "int32", total_steps or 0
+        )
+        self.threshold_variable = self._add_scalar(
+            "threshold", "float32", threshold
+        )
+        self._schedule: Any = None
+        self._traced_schedule: Any = None
+
+    def _add_scalar(self, name: str, dtype: str, value: Any) -> Any:
+        return self.add_weight(
+            name=name,
+            shape=(),
+            dtype=dtype,
+            initializer=keras.initializers.Constant(value),
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+        )
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken in the current training."""
+        return int(ops.convert_to_numpy(self.step_counter))
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps in the whole training, `None` if unknown."""
+        return int(ops.convert_to_numpy(self.total_steps_variable)) or None
+
+    @total_steps.setter
+    def total_steps(self, value: int) -> None:
+        value = _checks.integer("total_steps", value, minimum=1)
+        self.given_total_steps = value
+        self.total_steps_variable.assign(value)
+
+    @property
+    def threshold(self) -> float:
+        """The threshold in force; a schedule given to `fit` overwrites it."""
+        return float(ops.convert_to_numpy(self.threshold_variable))
+
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        self.threshold_variable.assign(
+            _checks.number("threshold", value, minimum=0.0)
+        )
+
+    def progress(self) -> Any:
+        """Return the share of training done, a float32 scalar in [0, 1]."""
+        total = ops.maximum(ops.convert_to_tensor(self.total_steps_variable), 1)
+        step = ops.minimum(ops.convert_to_tensor(self.step_counter), total)
+        return ops.cast(step, "float32") / ops.cast(total, "float32")
+
+    def update_threshold(self, progress: Any) -> None:
+        """Write the schedule's threshold, if there is a schedule."""
+        if self._schedule is not None:
+            threshold = self._schedule.value(progress)
+            self.threshold_variable.assign(ops.cast(threshold, "float32"))
+
+    def set_threshold_schedule(self, schedule: Any) -> None:
+        """Let a schedule write the threshold, for the rest of this `fit`.
+
+        It becomes part of the compiled step: no retracing while it stays, no
+        exchange with the host. `ThresholdSchedule` callbacks call this.
+
+        Args:
+            schedule: Object with `value(progress)` and `needs_progress`.
+
+        Raises:
+            ValueError: if there is a schedule already.
+        """
+        if self._schedule is not None:
+            raise ValueError(
+                "`fit` must be given one threshold schedule at the most. "
+                f"Received: {schedule!r} besides {self._schedule!r}."
+            )
+        self._schedule = schedule
+        self.make_train_function()
+
+    def make_train_function(self, force: bool = False) -> Any:
+        # The compiled step contains the schedule: another schedule needs
+        # another step, and the same one keeps the step that there is.
+        if self._schedule is not self._traced_schedule:
+            self._traced_schedule = self._schedule
+            force = True
+        return super().make_train_function(force)
+
+    def set_steps_of_fit(self, total_steps: int | None) -> None:
+        """Take the total steps from `fit`, unless they were given before."""
+        self.total_steps_variable.assign(
+            self.given_total_steps or total_steps or 0
+        )
+        self.require_total_steps()
+
+    def require_total_steps(self) -> None:
+        """Raise if a part follows the progress and the total is unknown."""
+        parts = [p for p in (self._schedule, self.target) if p is not None]
+        needed = any(getattr(part, "needs_progress", True) for part in parts)
+        if needed and self.total_steps is None:
+            raise ValueError(
+                "`total_steps` must be known, because the target or the "
+                "threshold schedule follows the progress of training. "
+                "Received: total_steps=None and data of unknown length. Give "
+                "`steps_per_epoch` to `fit`, or `total_steps` to the model."
+            )
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        given = FIT_SIGNATURE.bind(self, *args, **kwargs).arguments
+        given.pop("self")
+        callbacks = _callbacks_with_progress(
+            given.pop("callbacks", None), self, given.get("initial_epoch", 0)
+        )
+        try:
+            return super().fit(callbacks=callbacks, **given)
+        finally:
+            self._schedule = None
+
+
+class _FitProgress(keras.callbacks.Callback):
+    """Sets a model's step and total steps for one `fit`.
+
+    It must be the first of the callbacks, so that what the others restore
+    stays.
+
+    Args:
+        initial_epoch: As given to `fit`.
+    """
+
+    def __init__(self, initial_epoch: int) -> None:
+        super().__init__()
+        self.initial_epoch = initial_epoch
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Start counting; the restored counter of a resumed run stays."""
+        model = self.model
+        done = self._steps_in(self.initial_epoch)
+        if self.initial_epoch == 0:
+            model.step_counter.assign(0)
+        elif done is not None and model.step == 0:
+            model.step_counter.assign(done)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        # Not earlier: a restored backup brings the total of its own run.
+        total = self._steps_in((self.params or {}).get("epochs", 0))
+        self.model.set_steps_of_fit(total)
+
+    def _steps_in(self, epochs: int) -> int | None:
+        """Return the optimizer steps in so many epochs, `None` if unknown."""
+        batches = (self.params or {}).get("steps")
+        if batches is None:
+            return None
+        optimizer = compiling.innermost(self.model.optimizer)
+        return epochs * batches // (optimizer.gradient_accumulation_steps or 1)
+
+
+def _callbacks_with_progress(
+    callbacks: Any, model: keras.Model, initial_epoch: int
+) -> Any:
+    """Return the callbacks for `fit`, with a `_FitProgress` before the rest."""
+    progress = _FitProgress(initial_epoch)
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        return [progress, *keras.tree.flatten(callbacks or [])]
+    progress.set_model(model)
+    progress.set_params(callbacks.params)
+    callbacks.callbacks.insert(0, progress)
+    return callbacks
 
 
 def counted_step(
@@ -55,68 +255,3 @@ def _steps_in(optimizer: Any, values: Any) -> Any:
     mapping = list(zip(optimizer.variables, values, strict=True))
     with keras.StatelessScope(state_mapping=mapping):
         return compiling.steps_taken(optimizer)
-
-
-def progress_of(step: Any, total_steps: Any) -> Any:
-    """Return the share of training done, in [0, 1]; 0 if the total is 0.
-
-    Args:
-        step: Integer scalar, optimizer steps taken.
-        total_steps: Integer scalar, steps in the whole training.
-
-    Returns:
-        float32 scalar.
-    """
-    total = ops.maximum(ops.convert_to_tensor(total_steps), 1)
-    step = ops.minimum(ops.convert_to_tensor(step), total)
-    return ops.cast(step, "float32") / ops.cast(total, "float32")
-
-
-class FitProgress(keras.callbacks.Callback):
-    """Sets a model's step and total steps for one `fit`.
-
-    It must be the first of the callbacks, so that what the others restore
-    stays.
-
-    Args:
-        initial_epoch: As given to `fit`.
-    """
-
-    def __init__(self, initial_epoch: int) -> None:
-        super().__init__()
-        self.initial_epoch = initial_epoch
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Start counting; the restored counter of a resumed run stays."""
-        model = self.model
-        done = self._steps_in(self.initial_epoch)
-        if self.initial_epoch == 0:
-            model.step_counter.assign(0)
-        elif done is not None and model.step == 0:
-            model.step_counter.assign(done)
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        # Not earlier: a restored backup brings the total of its own run.
-        total = self._steps_in((self.params or {}).get("epochs", 0))
-        self.model.set_steps_of_fit(total)
-
-    def _steps_in(self, epochs: int) -> int | None:
-        """Return the optimizer steps in so many epochs, `None` if unknown."""
-        batches = (self.params or {}).get("steps")
-        if batches is None:
-            return None
-        optimizer = compiling.innermost(self.model.optimizer)
-        return epochs * batches // (optimizer.gradient_accumulation_steps or 1)
-
-
-def callbacks_with_progress(
-    callbacks: Any, model: keras.Model, initial_epoch: int
-) -> Any:
-    """Return the callbacks for `fit`, with a `FitProgress` before the rest."""
-    progress = FitProgress(initial_epoch)
-    if not isinstance(callbacks, keras.callbacks.CallbackList):
-        return [progress, *keras.tree.flatten(callbacks or [])]
-    progress.set_model(model)
-    progress.set_params(callbacks.params)
-    callbacks.callbacks.insert(0, progress)
-    return callbacks
