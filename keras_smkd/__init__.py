@@ -6,6 +6,7 @@ from keras_smkd import metrics
 from keras_smkd import schedules
 from keras_smkd import selection
 from keras_smkd import targets
+from keras_smkd.export import export
 from keras_smkd.model import SelectiveMutualDistillation
 
 __version__ = "0.1.0"
@@ -13,6 +14,7 @@ __version__ = "0.1.0"
 __all__ = [
     "SelectiveMutualDistillation",
     "callbacks",
+    "export",
     "functional",
     "metrics",
     "schedules",

@@ -77,7 +77,7 @@ class SelectionRate(keras.metrics.Mean):
 class PeerAgreement(keras.metrics.Mean):
     """Share of pairs of peers that predict the same class.
 
-    `agreement = mean over examples and pairs i < j of [argmax p_i = argmax p_j]`
+    `agreement = mean of [argmax p_i = argmax p_j]` over examples and pairs
 
     Args:
         name, dtype: As for `keras.metrics.Metric`.
@@ -202,7 +202,7 @@ def memorization_rate(
 ) -> Any:
     """Return the share of wrong labels that the predictions reproduce.
 
-    `|{n: noisy_n != clean_n, predicted_n = noisy_n}| / |{n: noisy_n != clean_n}|`
+    `rate = #(noisy != clean and predicted = noisy) / #(noisy != clean)`
 
     0 means that no wrong label was learnt; 0 also where none is wrong.
 
@@ -219,7 +219,8 @@ def memorization_rate(
 
     Example:
 
-    >>> memorization_rate([1, 0, 1], [0, 0, 0], [[0.2, 0.8], [1, 0], [0.9, 0.1]])
+    >>> predictions = [[0.2, 0.8], [1.0, 0.0], [0.9, 0.1]]
+    >>> memorization_rate([1, 0, 1], [0, 0, 0], predictions)
     0.5
     """
     noisy = ops.cast(noisy_labels, "int32")

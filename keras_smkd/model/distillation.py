@@ -440,7 +440,8 @@ class SelectiveMutualDistillation(ProgressModel):
         _checks.one_of("output", output, OUTPUTS)
         if output == "ensemble":
             return super().predict(x, batch_size, verbose, steps, callbacks)
-        compiled: Any = self.predict_function
+        # What is compiled for the ensemble stays, and serves again afterwards.
+        compiled = self.predict_function
         self.predict_function = None
         self._predict_output = output
         try:
