@@ -97,6 +97,9 @@ class SelectiveMutualDistillation(ProgressModel):
         https://doi.org/10.1109/IJCNN54540.2023.10191991
     """
 
+    # Keras sets it when `predict` compiles.
+    predict_function: Any
+
     def __init__(
         self,
         peers: Sequence[keras.Model],
