@@ -307,7 +307,7 @@ class SelectiveMutualDistillation(ProgressModel):
         self, x: Any, y: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         self._check_label_values(y)
-        self.require_total_steps()
+        self.settle_step()
         return super().train_on_batch(x, y, *args, **kwargs)
 
     @functools.wraps(keras.Model.test_on_batch)

@@ -117,25 +117,29 @@ class ProgressModel(keras.Model):
                 f"Received: {schedule!r} besides {self._schedule!r}."
             )
         self._schedule = schedule
-        self.make_train_function()
 
-    def make_train_function(self, force: bool = False) -> Any:
-        # The compiled step contains the schedule: another schedule needs
-        # another step, and the same one keeps the step that there is.
+    def settle_step(self) -> None:
+        """Have the compiled step contain the schedule in force.
+
+        Another schedule needs another step; the same one keeps the step that
+        there is.
+
+        Raises:
+            ValueError: if a part follows the progress of training and the
+                total steps are unknown.
+        """
+        self._require_total_steps()
         if self._schedule is not self._traced_schedule:
             self._traced_schedule = self._schedule
-            force = True
-        return super().make_train_function(force)
+            self.make_train_function(force=True)
 
     def set_steps_of_fit(self, total_steps: int | None) -> None:
         """Take the total steps from `fit`, unless they were given before."""
         self.total_steps_variable.assign(
             self.given_total_steps or total_steps or 0
         )
-        self.require_total_steps()
 
-    def require_total_steps(self) -> None:
-        """Raise if a part follows the progress and the total is unknown."""
+    def _require_total_steps(self) -> None:
         parts = [p for p in (self._schedule, self.target) if p is not None]
         needed = any(getattr(part, "needs_progress", True) for part in parts)
         if needed and self.total_steps is None:
@@ -183,9 +187,12 @@ class _FitProgress(keras.callbacks.Callback):
             model.step_counter.assign(done)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        # Not earlier: a restored backup brings the total of its own run.
+        # Not earlier: a restored backup brings the total of its own run, and
+        # a schedule comes when training begins.
         total = self._steps_in((self.params or {}).get("epochs", 0))
-        self.model.set_steps_of_fit(total)
+        model = self.model
+        model.set_steps_of_fit(total)
+        model.settle_step()
 
     def _steps_in(self, epochs: int) -> int | None:
         """Return the optimizer steps in so many epochs, `None` if unknown."""

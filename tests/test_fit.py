@@ -1,0 +1,442 @@
+"""What happens around the steps: schedules, counting, resuming, optimizers."""
+
+import keras
+import numpy as np
+import pytest
+from peers import copies
+from peers import linear
+from peers import mlp
+
+import keras_smkd
+from keras_smkd.callbacks import ProgressiveThreshold
+from keras_smkd.callbacks import StaticThreshold
+from keras_smkd.callbacks import ThresholdSchedule
+from keras_smkd.selection import ConfidentKnowledge
+
+BACKEND = keras.backend.backend()
+FIT = {"batch_size": 8, "shuffle": False, "verbose": 0}
+STEPS = 5  # per epoch, of 8 examples
+
+several_steps_per_call = pytest.param(
+    4,
+    marks=pytest.mark.skipif(
+        BACKEND == "torch", reason="torch runs one step per call"
+    ),
+)
+
+
+@pytest.fixture
+def data(rng):
+    x = rng.normal(size=(8 * STEPS, 6)).astype("float32")
+    return x, rng.integers(0, 4, size=8 * STEPS)
+
+
+def model_of(peers=None, optimizer="sgd", compile_args=None, **kwargs):
+    model = keras_smkd.SelectiveMutualDistillation(
+        peers or [linear(), linear()], **kwargs
+    )
+    model.compile(
+        optimizer, "sparse_categorical_crossentropy", **(compile_args or {})
+    )
+    return model
+
+
+def thresholds(schedule, first, last, total):
+    return [schedule.value(step / total) for step in range(first, last)]
+
+
+class Recorder(keras.callbacks.Callback):
+    """Keeps the threshold and the step after every batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.thresholds = []
+        self.steps = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        model = self.model
+        self.thresholds.append(model.threshold)
+        self.steps.append(model.step)
+
+
+@pytest.mark.parametrize("sharpness", [8.0, -8.0, 0.0])
+def test_schedule_takes_effect_at_every_step(data, sharpness):
+    schedule = ProgressiveThreshold(0.5, sharpness, 0.25)
+    recorder = Recorder()
+    model_of().fit(*data, epochs=2, callbacks=[schedule, recorder], **FIT)
+    np.testing.assert_allclose(
+        recorder.thresholds, thresholds(schedule, 0, 10, 10), rtol=1e-6
+    )
+    assert recorder.steps == list(range(1, 11))
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, several_steps_per_call])
+@pytest.mark.parametrize("accumulation", [None, 2])
+def test_every_step_uses_its_own_threshold(
+    data, steps_per_execution, accumulation
+):
+    # The logged threshold is the mean over the batches of the epoch, so it
+    # also tells of the steps between two calls.
+    schedule = ProgressiveThreshold(0.5, 8.0)
+    model = model_of(
+        optimizer=keras.optimizers.SGD(
+            0.1, gradient_accumulation_steps=accumulation
+        ),
+        compile_args={"steps_per_execution": steps_per_execution},
+    )
+    history = model.fit(*data, epochs=2, callbacks=[schedule], **FIT)
+    per_step = accumulation or 1
+    values = thresholds(schedule, 0, 10 // per_step, 10 // per_step)
+    by_batch = np.repeat(values, per_step)
+    np.testing.assert_allclose(
+        history.history["threshold"],
+        [by_batch[:5].mean(), by_batch[5:].mean()],
+        rtol=1e-5,
+    )
+    assert model.step == model.total_steps == 10 // per_step
+    assert model.threshold == pytest.approx(values[-1])
+
+
+def test_schedule_selects_by_its_threshold(data):
+    class AllThenNothing(ThresholdSchedule):
+        def value(self, progress):
+            return 2.0 * keras.ops.cast(progress < 0.5, "float32")
+
+    history = model_of().fit(
+        *data, epochs=2, callbacks=[AllThenNothing()], **FIT
+    )
+    assert history.history["selection_rate"] == [1.0, 0.0]
+    assert history.history["distillation_loss"][0] > 0.0
+    assert history.history["distillation_loss"][1] == 0.0
+
+
+def test_schedule_lasts_for_one_fit(data):
+    model = model_of()
+    assert model.threshold == 0.5
+    model.fit(*data, callbacks=[StaticThreshold(0.25)], **FIT)
+    assert model.threshold == 0.25
+    history = model.fit(*data, **FIT)
+    assert history.history["threshold"] == [0.25]
+    model.threshold = 0.75
+    schedules = [StaticThreshold(0.1), ProgressiveThreshold(0.2, 0.0)]
+    for schedule, value in zip(schedules, (0.1, 0.2), strict=True):
+        history = model.fit(*data, callbacks=[schedule], **FIT)
+        assert history.history["threshold"][0] == pytest.approx(value)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="torch runs eagerly")
+def test_nothing_is_traced_again_while_training(data):
+    traces = []
+
+    def counting_target(labels, predictions, progress):
+        traces.append(progress)
+        return labels
+
+    model = model_of(target=counting_target)
+    after_first = []
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: after_first.append(len(traces))
+    )
+    schedule = ProgressiveThreshold()
+    model.fit(*data, epochs=3, callbacks=[schedule, count], **FIT)
+    model.fit(*data, epochs=2, callbacks=[schedule, count], **FIT)
+    assert after_first[0] > 0
+    assert set(after_first) == {after_first[0]}
+    model.fit(*data, callbacks=[ProgressiveThreshold(), count], **FIT)
+    assert after_first[-1] > after_first[0]
+
+
+def test_without_fit_the_threshold_is_a_number(data):
+    x, y = data
+    model = model_of(selection=ConfidentKnowledge(threshold=2.0))
+    logs = model.train_on_batch(x, y, return_dict=True)
+    assert logs["threshold"] == 2.0
+    assert logs["selection_rate"] == 1.0
+    model.threshold = 0.0
+    logs = model.train_on_batch(x, y, return_dict=True)
+    assert logs["threshold"] == logs["selection_rate"] == 0.0
+    assert model.step == 2
+
+
+def test_progress_of_targets_follows_the_steps(data):
+    seen = model_of(
+        target=lambda labels, predictions, progress: (
+            keras.ops.ones_like(labels) * (1.0 - progress) / 4.0
+        )
+    )
+    # The target's rows sum to 1 - progress, so the loss tells the progress
+    # where the logits are equal: (1 - progress) * log 4 for each peer.
+    for peer in seen.peers:
+        peer.set_weights([np.zeros((6, 4))])
+    history = seen.fit(*data, epochs=2, **FIT)
+    progress = np.arange(10) / 10
+    expected = 2 * np.log(4) * (1 - progress)
+    np.testing.assert_allclose(
+        history.history["supervised_loss"],
+        [expected[:5].mean(), expected[5:].mean()],
+        rtol=1e-5,
+    )
+
+
+def test_initial_epoch_moves_a_new_counter(data):
+    schedule = ProgressiveThreshold()
+    recorder = Recorder()
+    model = model_of()
+    model.fit(
+        *data,
+        epochs=4,
+        initial_epoch=3,
+        callbacks=[schedule, recorder],
+        **FIT,
+    )
+    assert recorder.steps == [16, 17, 18, 19, 20]
+    np.testing.assert_allclose(
+        recorder.thresholds, thresholds(schedule, 15, 20, 20), rtol=1e-6
+    )
+    model.fit(*data, epochs=1, **FIT)
+    assert (model.step, model.total_steps) == (5, 5)
+
+
+@pytest.mark.parametrize("optimizers", ["one", "one per peer"])
+def test_resumed_run_ends_like_the_uninterrupted_one(
+    data, tmp_path, optimizers
+):
+    def fresh():
+        optimizer = keras.optimizers.Adam(0.01)
+        if optimizers == "one per peer":
+            optimizer = [optimizer, keras.optimizers.SGD(0.1, momentum=0.9)]
+        return model_of(
+            copies(peers), optimizer, target=keras_smkd.targets.ProSelfLC()
+        )
+
+    def fit(model, epochs, initial_epoch=0, callbacks=()):
+        return model.fit(
+            *data,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            callbacks=[ProgressiveThreshold(), *callbacks],
+            **FIT,
+        )
+
+    peers = [mlp(), mlp(5)]
+    whole = fresh()
+    expected = fit(whole, 4).history
+    path = tmp_path / "model.keras"
+
+    class StopAfterTwo(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.save(path)
+                self.model.stop_training = True
+
+    fit(fresh(), 4, callbacks=[StopAfterTwo()])
+    loaded = keras.saving.load_model(path)
+    assert (loaded.step, loaded.total_steps) == (10, 20)
+    resumed = fit(loaded, 4, initial_epoch=2).history
+    for name, values in expected.items():
+        assert resumed[name] == values[2:], name
+    for ours, theirs in zip(
+        loaded.get_weights(), whole.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_backup_and_restore_brings_back_counter_and_schedule(data, tmp_path):
+    peers = [mlp(), mlp(5)]
+    whole = model_of(copies(peers), keras.optimizers.Adam(0.01))
+    whole.fit(*data, epochs=4, callbacks=[ProgressiveThreshold()], **FIT)
+
+    class Interrupted(Exception):
+        pass
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise Interrupted
+
+    def fit(*callbacks):
+        model = model_of(copies(peers), keras.optimizers.Adam(0.01))
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        model.fit(
+            *data,
+            epochs=4,
+            callbacks=[ProgressiveThreshold(), backup, *callbacks],
+            **FIT,
+        )
+        return model
+
+    with pytest.raises(Interrupted):
+        fit(Interrupt())
+    recorder = Recorder()
+    resumed = fit(recorder)
+    assert recorder.steps == list(range(11, 21))
+    for ours, theirs in zip(
+        resumed.get_weights(), whole.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_each_peer_can_have_its_own_optimizer(data):
+    x, y = data
+    peers = [mlp(), mlp(5), mlp(12)]
+    alone = copies(peers)
+
+    def optimizers():
+        return [
+            keras.optimizers.Adam(0.01),
+            keras.optimizers.SGD(0.1, momentum=0.9),
+            keras.optimizers.RMSprop(0.001),
+        ]
+
+    model = model_of(
+        peers, optimizers(), selection=ConfidentKnowledge(threshold=0.0)
+    )
+    model.fit(x, y, epochs=2, **FIT)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for peer, single, optimizer in zip(peers, alone, optimizers(), strict=True):
+        single.compile(optimizer, loss)
+        single.fit(x, y, epochs=2, **FIT)
+        for ours, theirs in zip(
+            peer.get_weights(), single.get_weights(), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert model.step == 10
+
+
+def test_one_adam_for_all_peers_equals_one_for_each(data):
+    peers = [mlp(), mlp(5)]
+    copy = copies(peers)
+    together = model_of(peers, keras.optimizers.Adam(0.01))
+    apart = model_of(copy, [keras.optimizers.Adam(0.01) for _ in range(2)])
+    for model in (together, apart):
+        model.fit(*data, epochs=2, **FIT)
+    for ours, theirs in zip(
+        together.get_weights(), apart.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("optimizers", ["one", "one per peer"])
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_trains_close_to_float32(data, policy, optimizers):
+    def optimizer():
+        if optimizers == "one":
+            return keras.optimizers.SGD(0.1)
+        return [keras.optimizers.SGD(0.1) for _ in range(2)]
+
+    peers = [mlp(), mlp(5)]
+    exact = model_of(copies(peers), optimizer())
+    expected = exact.fit(*data, epochs=3, **FIT).history["loss"]
+    keras.config.set_dtype_policy(policy)
+    try:
+        mixed_peers = [mlp(), mlp(5)]
+        for mixed, peer in zip(mixed_peers, peers, strict=True):
+            mixed.set_weights(peer.get_weights())
+        mixed = model_of(mixed_peers, optimizer())
+        losses = mixed.fit(
+            *data, epochs=3, callbacks=[StaticThreshold(0.5)], **FIT
+        ).history["loss"]
+    finally:
+        keras.config.set_dtype_policy("float32")
+    np.testing.assert_allclose(losses, expected, rtol=0.1)
+    if policy == "mixed_float16":
+        assert isinstance(mixed.optimizer, keras.optimizers.LossScaleOptimizer)
+    # Loss scaling may skip a step at the start, while it finds its scale.
+    inner = getattr(mixed.optimizer, "inner_optimizer", mixed.optimizer)
+    inner = getattr(inner, "optimizers", [inner])[0]
+    assert 13 <= mixed.step == int(inner.iterations) <= 15
+
+
+def test_a_step_skipped_by_loss_scaling_does_not_count(data):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.1), initial_scale=2.0**120
+        )
+        model = model_of([mlp(), mlp(5)], optimizer)
+        model.fit(*data, epochs=1, **FIT)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model.step == int(optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_eager_and_compiled_steps_agree(data, eagerly):
+    peers = [mlp(), mlp(5)]
+    target = keras_smkd.targets.ProSelfLC()
+    models = [
+        model_of(
+            copies(peers),
+            keras.optimizers.Adam(0.01),
+            compile_args=args,
+            target=target,
+        )
+        for args in ({}, {"run_eagerly": eagerly, "jit_compile": not eagerly})
+    ]
+    if BACKEND == "torch" and not eagerly:
+        pytest.skip("torch.compile needs a C++ tool chain and tens of seconds")
+    histories = [
+        model.fit(
+            *data, epochs=2, callbacks=[ProgressiveThreshold()], **FIT
+        ).history
+        for model in models
+    ]
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(
+            histories[1][name], values, rtol=1e-5, atol=1e-7
+        )
+
+
+@pytest.mark.parametrize("kind", ["tf.data", "PyDataset", "generator"])
+def test_every_kind_of_data_feeds_fit(data, kind):
+    x, y = data
+    peers = [mlp(), mlp(5)]
+    expected = model_of(copies(peers))
+    expected.fit(x, y, epochs=2, **FIT)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return STEPS
+
+        def __getitem__(self, index):
+            part = slice(8 * index, 8 * index + 8)
+            return x[part], y[part]
+
+    def generator():
+        while True:
+            for index in range(STEPS):
+                yield Batches()[index]
+
+    steps = None
+    if kind == "tf.data":
+        tf = pytest.importorskip("tensorflow")
+        batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    elif kind == "PyDataset":
+        batches = Batches()
+    else:
+        batches, steps = generator(), STEPS
+    model = model_of(copies(peers))
+    model.fit(
+        batches,
+        epochs=2,
+        steps_per_epoch=steps,
+        shuffle=False,
+        verbose=0,
+        callbacks=[StaticThreshold(0.5)],
+    )
+    assert model.total_steps == 10
+    for ours, theirs in zip(
+        model.get_weights(), expected.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_callback_list_is_taken_as_keras_takes_it(data):
+    model = model_of()
+    schedule = ProgressiveThreshold()
+    callbacks = keras.callbacks.CallbackList(
+        [schedule], model=model, epochs=2, steps=STEPS, add_history=True
+    )
+    model.fit(*data, epochs=2, callbacks=callbacks, **FIT)
+    assert (model.step, model.total_steps) == (10, 10)
+    assert model.threshold == pytest.approx(schedule.value(0.9))
