@@ -176,7 +176,7 @@ class SelectiveMutualDistillation(ProgressModel):
         """Build the peers that are not built yet, and check that they fit."""
         for peer in self.peers:
             if not peer.built:
-                peer.build(input_shape)
+                peer.build_from_config({"input_shape": input_shape})
         self.num_classes = peers_module.known_num_classes(self.peers)
         self.built = True
 
