@@ -1,8 +1,10 @@
 """Selective mutual knowledge distillation for noisy labels, in Keras 3."""
 
 from keras_smkd import callbacks
+from keras_smkd import data
 from keras_smkd import functional
 from keras_smkd import metrics
+from keras_smkd import noise
 from keras_smkd import schedules
 from keras_smkd import selection
 from keras_smkd import targets
@@ -14,9 +16,11 @@ __version__ = "0.1.0"
 __all__ = [
     "SelectiveMutualDistillation",
     "callbacks",
+    "data",
     "export",
     "functional",
     "metrics",
+    "noise",
     "schedules",
     "selection",
     "targets",

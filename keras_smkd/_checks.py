@@ -7,6 +7,7 @@ check and store on one line.
 import math
 import numbers
 from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -85,3 +86,18 @@ def one_of(name: str, value: Any, allowed: Collection[str]) -> str:
             f"`{name}` must be one of {choices}. Received: {name}={value!r}."
         )
     return value
+
+
+def shapes_differ(
+    shape: Sequence[int | None], other_shape: Sequence[int | None]
+) -> bool:
+    """Return whether two shapes differ in what is known of them.
+
+    Args:
+        shape: Sizes, `None` for a size that is not known yet.
+        other_shape: The same.
+    """
+    return len(shape) != len(other_shape) or any(
+        a is not None and b is not None and a != b
+        for a, b in zip(shape, other_shape, strict=True)
+    )

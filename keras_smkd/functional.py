@@ -114,7 +114,11 @@ def uncertainty(log_probs: Any, measure: str = "entropy") -> Any:
         value = 1.0 - (top[..., 0] - top[..., 1])
     # Rounding can leave [0, 1] by a few units in the last place, and then
     # threshold 0 would select, or a threshold just above 1 would not.
-    return ops.clip(value, 0.0, 1.0)
+    value = ops.clip(value, 0.0, 1.0)
+    # Said outright: whether NaN survives max, top_k and clip depends on the
+    # backend, and +inf would come out as the most confident of all.
+    finite = ops.isfinite(ops.logsumexp(log_probs, axis=-1))
+    return ops.where(finite, value, float("nan"))
 
 
 def soft_cross_entropy(targets: Any, log_probs: Any) -> Any:
@@ -124,10 +128,12 @@ def soft_cross_entropy(targets: Any, log_probs: Any) -> Any:
 
     Args:
         targets: `(..., classes)`, rows sum to 1.
-        log_probs: `(..., classes)`, log-probabilities.
+        log_probs: `(..., classes)`, log-probabilities; `-inf` is allowed and
+            counts as `0 log 0 = 0` where the target is 0.
 
     Returns:
-        `(...)`, at least the entropy of the target.
+        `(...)`, at least the entropy of the target; infinite where the target
+        has what the prediction excludes.
 
     Example:
 
@@ -136,7 +142,8 @@ def soft_cross_entropy(targets: Any, log_probs: Any) -> Any:
     """
     log_probs = at_least_float32(log_probs)
     targets = ops.cast(targets, log_probs.dtype)
-    return -ops.sum(targets * log_probs, axis=-1)
+    absent = ops.logical_and(targets == 0, ops.isinf(log_probs))
+    return -ops.sum(targets * ops.where(absent, 0.0, log_probs), axis=-1)
 
 
 def kl_divergence(log_probs: Any, other_log_probs: Any) -> Any:
@@ -146,10 +153,12 @@ def kl_divergence(log_probs: Any, other_log_probs: Any) -> Any:
 
     Args:
         log_probs: `(..., classes)`, `log p`: the target, the knowledge.
+            `-inf` is allowed and adds 0.
         other_log_probs: `(..., classes)`, `log q`: the learner.
 
     Returns:
-        `(...)`, non-negative up to rounding.
+        `(...)`, non-negative up to rounding; infinite where `p` has what `q`
+        excludes.
 
     Example:
 
@@ -160,7 +169,9 @@ def kl_divergence(log_probs: Any, other_log_probs: Any) -> Any:
     log_probs = at_least_float32(log_probs)
     other_log_probs = at_least_float32(other_log_probs)
     probs = ops.exp(log_probs)
-    return ops.sum(probs * (log_probs - other_log_probs), axis=-1)
+    # As in `_p_log_p`: the factor is masked, for 0 * -inf is NaN.
+    ratio = ops.where(probs == 0, 0.0, log_probs - other_log_probs)
+    return ops.sum(probs * ratio, axis=-1)
 
 
 def mutual_distillation(log_probs: Any, selected: Any) -> Any:
@@ -197,8 +208,13 @@ def mutual_distillation(log_probs: Any, selected: Any) -> Any:
     """
     log_probs = at_least_float32(log_probs)
     shape = tuple(log_probs.shape)
-    selected = ops.convert_to_tensor(selected)
-    if len(shape) != 3 or len(selected.shape) != 2 or shape[1] in (None, 1):
+    # A boolean tensor cannot be compared with 0 on TensorFlow.
+    selected = ops.cast(selected, log_probs.dtype)
+    if (
+        len(shape) != 3
+        or shape[1] in (None, 1)
+        or _checks.shapes_differ(shape[:2], selected.shape)
+    ):
         raise ValueError(
             "`log_probs` must have shape (batch, peers, classes) with two "
             "peers or more, and `selected` shape (batch, peers). Received: "
@@ -219,7 +235,11 @@ def mutual_distillation(log_probs: Any, selected: Any) -> Any:
 
 
 def at_least_float32(values: Any) -> Any:
-    """Return `values` as a tensor of float32, or of float64 if it is that."""
+    """Return `values` as a tensor of float32, or of float64 if it is that.
+
+    Args:
+        values: Tensor, array or nested list of numbers.
+    """
     values = ops.convert_to_tensor(values)
     if keras.backend.standardize_dtype(values.dtype) == "float64":
         return values

@@ -43,7 +43,7 @@ class SelectionRate(keras.metrics.Mean):
         super().__init__(name=name, dtype=dtype)
         self.selection = selection or ConfidentKnowledge()
         if threshold is None:
-            threshold = self.selection.threshold
+            threshold = getattr(self.selection, "threshold", None)
         self.threshold = _checks.number("threshold", threshold, minimum=0.0)
 
     def update_state(

@@ -48,7 +48,7 @@ def corrected_targets(
     """
     predictions = functional.at_least_float32(predictions)
     labels = ops.cast(labels, predictions.dtype)
-    if tuple(labels.shape[1:]) != tuple(predictions.shape[1:]):
+    if _checks.shapes_differ(labels.shape, predictions.shape):
         raise ValueError(
             "`labels` and `predictions` must have the same shape "
             f"(batch, classes). Received: labels.shape={tuple(labels.shape)}, "

@@ -1,8 +1,7 @@
 """From the arguments of `compile` to what the model of peers works with.
 
-The loss becomes a function of one value per example, the metrics one fresh
-set per output, and a list of optimizers one optimizer that routes each
-variable to its peer's.
+The loss becomes a function of one value per example, and a list of optimizers
+becomes one optimizer that routes each variable to its peer's.
 """
 
 import inspect
@@ -38,16 +37,16 @@ class PerExampleLoss:
     def __init__(self, loss: Any, from_logits: bool, soft_targets: bool):
         loss = _resolve_loss(loss, from_logits)
         self._takes_distributions = _is_keras(loss) and (
-            _name(loss) not in _INTEGER_LABEL_LOSSES
+            loss_name(loss) not in _INTEGER_LABEL_LOSSES
         )
-        self.is_sparse = _name(loss).lower().replace("_", "") == (
+        self.is_sparse = loss_name(loss).lower().replace("_", "") == (
             "sparsecategoricalcrossentropy"
         )
         if self.is_sparse and soft_targets:
             loss = keras.losses.CategoricalCrossentropy(
                 from_logits=from_logits, reduction=None
             )
-        self.name = _name(loss)
+        self.name = loss_name(loss)
         self._values = loss.call if isinstance(loss, keras.Loss) else loss
 
     def check_labels(self, labels: Any, num_classes: int) -> None:
@@ -119,10 +118,10 @@ def _resolve_loss(loss: Any, from_logits: bool) -> Any:
                 "`from_logits` of the model and of the loss must agree. "
                 f"Received: from_logits={from_logits} for the model, "
                 f"from_logits={config['from_logits']} for the loss "
-                f"{_name(loss)}."
+                f"{loss_name(loss)}."
             )
     elif from_logits:
-        raise ValueError(_no_logits_message(_name(loss)))
+        raise ValueError(_no_logits_message(loss_name(loss)))
     return loss
 
 
@@ -147,7 +146,8 @@ def _no_logits_message(name: str) -> str:
     )
 
 
-def _name(loss: Any) -> str:
+def loss_name(loss: Any) -> str:
+    """Return what a loss object or function is called."""
     if isinstance(loss, keras.Loss):
         return type(loss).__name__
     return getattr(loss, "__name__", type(loss).__name__)
@@ -156,101 +156,6 @@ def _name(loss: Any) -> str:
 def _is_keras(loss: Any) -> bool:
     kind = type(loss) if isinstance(loss, keras.Loss) else loss
     return getattr(kind, "__module__", "").startswith("keras.")
-
-
-class OutputMetrics:
-    """One fresh set of the compiled metrics for each of the outputs.
-
-    The first output keeps the metrics' own names (and objects); the others
-    get theirs after the output: `peer_0_accuracy`.
-
-    Args:
-        metrics: List of metrics (strings, functions, `keras.metrics.Metric`),
-            or `None`.
-        weighted_metrics: The same, for metrics weighted by `sample_weight`.
-        output_names: Names of the outputs.
-    """
-
-    def __init__(
-        self, metrics: Any, weighted_metrics: Any, output_names: Sequence[str]
-    ):
-        # `by_output[k]` holds pairs (metric, whether it is weighted).
-        self.by_output: list[list[tuple[Any, bool]]] = []
-        for position, output_name in enumerate(output_names):
-            prefix = f"{output_name}_" if position else ""
-            self.by_output.append(
-                [
-                    (_fresh_metric(identifier, prefix), weighted)
-                    for identifiers, weighted in (
-                        (_metric_list("metrics", metrics), False),
-                        (
-                            _metric_list("weighted_metrics", weighted_metrics),
-                            True,
-                        ),
-                    )
-                    for identifier in identifiers
-                ]
-            )
-
-    @property
-    def metrics(self) -> list[Any]:
-        return [metric for group in self.by_output for metric, _ in group]
-
-    def update_state(
-        self, labels: Any, outputs: Sequence[Any], sample_weight: Any
-    ) -> None:
-        for group, output in zip(self.by_output, outputs, strict=True):
-            for metric, weighted in group:
-                metric.update_state(
-                    labels, output, sample_weight if weighted else None
-                )
-
-
-def _metric_list(argument: str, metrics: Any) -> list[Any]:
-    if metrics is None:
-        return []
-    if not isinstance(metrics, (list, tuple)):
-        raise ValueError(
-            f"`{argument}` must be a list; each metric is kept for the "
-            f"ensemble and for every peer. Received: {argument}={metrics!r}."
-        )
-    return list(metrics)
-
-
-def _fresh_metric(identifier: Any, prefix: str) -> Any:
-    if isinstance(identifier, str) and identifier in ("accuracy", "acc"):
-        return keras.metrics.MeanMetricWrapper(
-            label_accuracy, name=prefix + identifier
-        )
-    metric = (
-        keras.metrics.get(identifier)
-        if isinstance(identifier, str)
-        else identifier
-    )
-    if isinstance(metric, keras.Metric):
-        if not prefix:
-            return metric
-        config = {**metric.get_config(), "name": prefix + metric.name}
-        return type(metric).from_config(config)
-    name = identifier if isinstance(identifier, str) else _name(metric)
-    return keras.metrics.MeanMetricWrapper(metric, name=prefix + name)
-
-
-@keras.saving.register_keras_serializable(package="keras_smkd")
-def label_accuracy(y_true: Any, y_pred: Any) -> Any:
-    """Return 1 where the most probable class is the label's, else 0.
-
-    Args:
-        y_true: Labels: integers `(batch,)` or `(batch, 1)`, or one-hot or
-            soft `(batch, classes)`, of which the largest counts.
-        y_pred: `(batch, classes)`.
-
-    Returns:
-        `(batch,)`, 0 or 1.
-    """
-    if len(y_true.shape) == 2 and y_true.shape[-1] != 1:
-        return keras.metrics.categorical_accuracy(y_true, y_pred)
-    return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
 
 
 def check_steps_per_execution(steps: Any) -> None:

@@ -15,6 +15,7 @@ from keras_smkd.model import compiling
 from keras_smkd.model import labels as labels_module
 from keras_smkd.model import objective
 from keras_smkd.model import peers as peers_module
+from keras_smkd.model.logs import Logs
 from keras_smkd.model.progress import FIT_SIGNATURE
 from keras_smkd.model.progress import ProgressModel
 from keras_smkd.model.progress import counted_step
@@ -144,19 +145,11 @@ class SelectiveMutualDistillation(ProgressModel):
         )
         self.temperature = _checks.number("temperature", temperature, above=0.0)
         self.peers = list(peers)
-        self._log_metrics = [
-            keras.metrics.Mean(name=log)
-            for log in (
-                "supervised_loss",
-                "distillation_loss",
-                "selection_rate",
-                "threshold",
-            )
-        ]
         self.num_classes: Any = None
         self._predict_output = "ensemble"
+        self._predict_all_function: Any = None
         self._loss_values: Any = None
-        self._output_metrics: Any = None
+        self._logs: Any = None
         if all(peer.built for peer in self.peers):
             self.build(None)
 
@@ -253,15 +246,13 @@ class SelectiveMutualDistillation(ProgressModel):
         loss_values = compiling.PerExampleLoss(
             loss, self.from_logits, soft_targets=self.target is not None
         )
-        output_metrics = compiling.OutputMetrics(
-            metrics, weighted_metrics, ["ensemble", *self.peer_names]
-        )
+        logs = Logs(metrics, weighted_metrics, ["ensemble", *self.peer_names])
         super().compile(
             compiling.optimizer_for_peers(optimizer, self.peers), **kwargs
         )
         self.loss = loss
         self._loss_values = loss_values
-        self._output_metrics = output_metrics
+        self._logs = logs
         # Not a plain dictionary: Keras would track the metrics inside it.
         self._compile_arguments = types.MappingProxyType(
             {
@@ -353,10 +344,8 @@ class SelectiveMutualDistillation(ProgressModel):
             self.target,
             progress,
         )
-        selected = self.selection(
-            ops.stop_gradient(log_probs),
-            ops.convert_to_tensor(self.threshold_variable),
-        )
+        threshold = ops.convert_to_tensor(self.threshold_variable)
+        selected = self.selection(ops.stop_gradient(log_probs), threshold)
         if self.temperature != 1.0:
             log_probs = self._log_probabilities(y_pred, self.temperature)
         distillation = objective.distillation_values(
@@ -369,46 +358,23 @@ class SelectiveMutualDistillation(ProgressModel):
         )
         for term in self.losses:
             loss = loss + objective.batch_mean(ops.reshape(ops.sum(term), (1,)))
-        self._record(supervised, distillation, selected, sample_weight)
+        self._logs.record_objective(
+            supervised, distillation, selected, threshold, sample_weight
+        )
         return loss
 
     # Metrics.
 
     @property
     def metrics(self) -> list[Any]:
-        own = self._output_metrics.metrics if self._output_metrics else []
-        return super().metrics + own
-
-    def _record(
-        self,
-        supervised: Any,
-        distillation: Any,
-        selected: Any,
-        sample_weight: Any,
-    ) -> None:
-        if sample_weight is not None:
-            # The factors of the objective, so that the logged parts add up.
-            weight = ops.cast(
-                ops.reshape(sample_weight, (-1,)), supervised.dtype
-            )
-            supervised, distillation = (
-                supervised * weight,
-                distillation * weight,
-            )
-        values = (supervised, distillation, selected)
-        for metric, value in zip(self._log_metrics, values, strict=False):
-            metric.update_state(ops.stop_gradient(value))
-        self._log_metrics[-1].update_state(
-            ops.convert_to_tensor(self.threshold_variable),
-            sample_weight=ops.shape(selected)[0],
-        )
+        return super().metrics + (self._logs.metrics if self._logs else [])
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
         """Update the compiled metrics of the ensemble and of every peer."""
         probs = ops.exp(self._log_probabilities(y_pred))
-        self._output_metrics.update_state(
+        self._logs.record_outputs(
             labels_module.labels_of_batch(y, self.num_classes),
             [
                 ops.mean(probs, axis=1),
@@ -443,15 +409,16 @@ class SelectiveMutualDistillation(ProgressModel):
         _checks.one_of("output", output, OUTPUTS)
         if output == "ensemble":
             return super().predict(x, batch_size, verbose, steps, callbacks)
-        # What is compiled for the ensemble stays, and serves again afterwards.
-        compiled = self.predict_function
-        self.predict_function = None
+        # Each of the two outputs has a compiled function of its own.
+        ensemble = self.predict_function
+        self.predict_function = self._predict_all_function
         self._predict_output = output
         try:
             return super().predict(x, batch_size, verbose, steps, callbacks)
         finally:
+            self._predict_all_function = self.predict_function
             self._predict_output = "ensemble"
-            self.predict_function = compiled
+            self.predict_function = ensemble
 
     def predict_step(self, *args: Any) -> Any:
         result = super().predict_step(*args)

@@ -1,0 +1,235 @@
+"""Noisy labels drawn from a transition matrix, and what the draw did."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from absl import logging
+
+from keras_smkd import _checks
+from keras_smkd.noise.matrices import check_transition_matrix
+
+
+def corrupt_labels(
+    labels: npt.ArrayLike,
+    transition_matrix: npt.ArrayLike,
+    seed: int,
+    exact: bool = False,
+) -> npt.NDArray[Any]:
+    """Draw noisy labels from clean ones.
+
+    `P(noisy[n] = j) = T[labels[n], j]`
+
+    Draw once for a data set and keep the result: labels drawn anew in every
+    epoch are another problem, an easier one, since their errors average out.
+    The realised noise rate is logged at level INFO with absl.
+
+    Args:
+        labels: `(examples,)` integers in [0, classes). Clean.
+        transition_matrix: `(classes, classes)`, rows sum to 1.
+        seed: Integer >= 0. The same seed gives the same noisy labels.
+        exact: If False, each label is drawn by itself, so the realised rate
+            varies from seed to seed. If True, the examples of each clean class
+            are dealt out in the expected numbers, rounded by the method of
+            largest remainders, and the seed only decides which examples flip.
+            Equal remainders go to the classes that follow the clean one, in
+            cyclic order, so that no class is favoured over all.
+
+    Returns:
+        `(examples,)` noisy labels, dtype of `labels`.
+
+    Raises:
+        TypeError: if `labels` or `seed` are not integers.
+        ValueError: if `labels` is empty, not 1-D or has a class that the
+            matrix has not, if its dtype cannot hold all classes, if the
+            matrix is not a transition matrix, or if `seed < 0`.
+
+    Example:
+
+    >>> labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    >>> noisy = corrupt_labels(
+    ...     labels, symmetric_excluding_true(0.25, 2), seed=0, exact=True
+    ... )
+    >>> realized_noise_rate(labels, noisy)
+    0.25
+    >>> np.bincount(noisy).tolist()
+    [4, 4]
+
+    Reference:
+        Han et al., 2018, "Co-teaching: Robust Training of Deep Neural
+        Networks with Extremely Noisy Labels" (labels drawn one by one).
+        https://arxiv.org/abs/1804.06872
+    """
+    matrix = check_transition_matrix(transition_matrix)
+    classes = len(matrix)
+    clean = _labels("labels", labels, classes)
+    if np.iinfo(clean.dtype).max < classes - 1:
+        raise ValueError(
+            f"`labels` must have a dtype that holds {classes} classes. "
+            f"Received: labels of dtype {clean.dtype}."
+        )
+    generator = np.random.default_rng(_checks.integer("seed", seed, minimum=0))
+
+    noisy = np.empty_like(clean)
+    uniform = None if exact else generator.random(clean.size)
+    # One group of examples per clean class: as fast as a single flat lookup,
+    # and never adds a class id to a probability, which would round it.
+    groups = np.split(
+        np.argsort(clean, kind="stable"),
+        np.cumsum(np.bincount(clean, minlength=classes))[:-1],
+    )
+    for label, members in enumerate(groups):
+        if not members.size:
+            continue
+        if uniform is None:
+            counts = _expected_counts(matrix[label], members.size, label)
+            drawn = generator.permutation(np.repeat(np.arange(classes), counts))
+        else:
+            drawn = np.searchsorted(
+                _cumulative(matrix[label]), uniform[members], side="right"
+            )
+        noisy[members] = drawn
+    logging.info(
+        "Label noise: %.4f of %d labels are wrong.",
+        np.mean(noisy != clean),
+        clean.size,
+    )
+    return noisy
+
+
+def realized_noise_rate(
+    clean_labels: npt.ArrayLike, noisy_labels: npt.ArrayLike
+) -> float:
+    """Return the share of noisy labels that differ from the clean ones.
+
+    `mean_n [noisy_labels[n] != clean_labels[n]]`
+
+    Args:
+        clean_labels: `(examples,)` integers.
+        noisy_labels: `(examples,)` integers, in the same order.
+
+    Returns:
+        A float in [0, 1].
+
+    Raises:
+        TypeError: if either holds anything but integers.
+        ValueError: if either is empty or not 1-D, or if the lengths differ.
+
+    Example:
+
+    >>> realized_noise_rate([0, 1, 2, 2], [0, 1, 2, 1])
+    0.25
+    """
+    clean, noisy = _label_pair(clean_labels, noisy_labels)
+    return float(np.mean(clean != noisy))
+
+
+def realized_transition_matrix(
+    clean_labels: npt.ArrayLike,
+    noisy_labels: npt.ArrayLike,
+    num_classes: int,
+) -> npt.NDArray[np.float64]:
+    """Return the transition matrix counted from clean and noisy labels.
+
+    `T[i, j] = #(clean=i and noisy=j) / #(clean=i)`
+
+    Args:
+        clean_labels: `(examples,)` integers in [0, num_classes). Every class
+            must occur: a row without examples would have to be made up.
+        noisy_labels: `(examples,)` integers in [0, num_classes), in the same
+            order.
+        num_classes: Number of classes, at least 2.
+
+    Returns:
+        `(num_classes, num_classes)` float64, rows sum to 1.
+
+    Raises:
+        TypeError: if the labels or `num_classes` are not integers.
+        ValueError: if labels are empty, not 1-D, of different lengths or
+            outside [0, num_classes), if a class has no example, or if
+            `num_classes < 2`.
+
+    Example:
+
+    >>> realized_transition_matrix([0, 0, 1, 1], [0, 1, 1, 1], num_classes=2)
+    array([[0.5, 0.5],
+           [0. , 1. ]])
+    """
+    classes = _checks.integer("num_classes", num_classes, minimum=2)
+    clean, noisy = _label_pair(clean_labels, noisy_labels, classes)
+    # Unsigned bytes would overflow in the product.
+    cells = clean.astype(np.int64) * classes + noisy
+    counts = np.bincount(cells, minlength=classes**2).reshape(classes, classes)
+    totals = counts.sum(axis=1, keepdims=True)
+    absent = np.flatnonzero(totals == 0).tolist()
+    if absent:
+        raise ValueError(
+            "`clean_labels` must have an example of every class. "
+            f"Received: clean_labels without classes {absent}."
+        )
+    return counts / totals
+
+
+def _labels(
+    name: str, labels: npt.ArrayLike, num_classes: int | None = None
+) -> npt.NDArray[Any]:
+    array = np.asarray(labels)
+    if array.ndim != 1 or not array.size:
+        raise ValueError(
+            f"`{name}` must be 1-D with at least one label. "
+            f"Received: {name} of shape {array.shape}."
+        )
+    if array.dtype.kind not in "iu":
+        raise TypeError(
+            f"`{name}` must be integers. "
+            f"Received: {name} of dtype {array.dtype}."
+        )
+    if num_classes is not None:
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"`{name}` must be in [0, {num_classes}), one of the "
+                f"{num_classes} classes. Received: {name} from {low} to {high}."
+            )
+    return array
+
+
+def _label_pair(
+    clean_labels: npt.ArrayLike,
+    noisy_labels: npt.ArrayLike,
+    num_classes: int | None = None,
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    clean = _labels("clean_labels", clean_labels, num_classes)
+    noisy = _labels("noisy_labels", noisy_labels, num_classes)
+    if clean.size != noisy.size:
+        raise ValueError(
+            "`noisy_labels` must be as long as `clean_labels`. Received: "
+            f"{noisy.size} noisy_labels, {clean.size} clean_labels."
+        )
+    return clean, noisy
+
+
+def _cumulative(row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the cumulative sums of a row, exactly 1 where it ends.
+
+    Summed in floats a row may end below 1, and a uniform number above that
+    would fall past the last class, or on a class of probability 0.
+    """
+    cumulative = np.cumsum(row)
+    cumulative[np.flatnonzero(row)[-1] :] = math.inf
+    return cumulative
+
+
+def _expected_counts(
+    row: npt.NDArray[np.float64], examples: int, label: int
+) -> npt.NDArray[np.int64]:
+    """Return whole numbers near `examples * row` that sum to `examples`."""
+    expected = examples * row / row.sum()
+    counts = np.floor(expected).astype(np.int64)
+    # Rounded, so that remainders equal but for the last bit count as equal.
+    remainders = np.round(expected - counts, 9)
+    distance = (np.arange(len(row)) - label - 1) % len(row)
+    order = np.lexsort((distance, -remainders))
+    counts[order[: examples - counts.sum()]] += 1
+    return counts
