@@ -82,8 +82,8 @@ class StaticThreshold(ThresholdSchedule):
     0.5
 
     Reference:
-        Li et al., 2023, "Selective Mutual Knowledge Distillation for Robust
-        Learning from Noisy Labels", IJCNN.
+        Li et al., 2023, "SMKD: Selective Mutual Knowledge Distillation",
+        IJCNN.
         https://doi.org/10.1109/IJCNN54540.2023.10191991
     """
 
@@ -117,8 +117,8 @@ class ProgressiveThreshold(ThresholdSchedule):
     [0.982, 0.5, 0.018]
 
     Reference:
-        Li et al., 2023, "Selective Mutual Knowledge Distillation for Robust
-        Learning from Noisy Labels", IJCNN.
+        Li et al., 2023, "SMKD: Selective Mutual Knowledge Distillation",
+        IJCNN.
         https://doi.org/10.1109/IJCNN54540.2023.10191991
     """
 

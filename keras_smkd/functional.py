@@ -203,8 +203,8 @@ def mutual_distillation(log_probs: Any, selected: Any) -> Any:
     [[0.0, 0.143841]]
 
     Reference:
-        Zhang et al., 2018, "Deep Mutual Learning", eq. 4 and 9: the case of
-        everything selected. https://arxiv.org/abs/1706.00384
+        Zhang et al., 2018, "Deep Mutual Learning": the case of everything
+        selected. https://arxiv.org/abs/1706.00384
     """
     log_probs = at_least_float32(log_probs)
     shape = tuple(log_probs.shape)

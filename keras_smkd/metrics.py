@@ -136,7 +136,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
     0.3
 
     Reference:
-        Guo et al., 2017, "On Calibration of Modern Neural Networks", eq. 3.
+        Guo et al., 2017, "On Calibration of Modern Neural Networks".
         https://arxiv.org/abs/1706.04599
     """
 

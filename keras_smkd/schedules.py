@@ -80,8 +80,7 @@ class Sigmoid(_Schedule):
     [0.982, 0.5, 0.018]
 
     Reference:
-        Wang et al., 2021, "ProSelfLC", eq. 5 (the shape, for its global
-        trust). https://arxiv.org/abs/2005.03788
+        Wang et al., 2021, "ProSelfLC": the shape, which its global trust has. https://arxiv.org/abs/2005.03788
     """
 
     def __init__(

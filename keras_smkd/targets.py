@@ -43,7 +43,7 @@ def corrected_targets(
     [[0.75, 0.25]]
 
     Reference:
-        Wang et al., 2021, "ProSelfLC", eq. 3.
+        Wang et al., 2021, "ProSelfLC".
         https://arxiv.org/abs/2005.03788
     """
     predictions = functional.at_least_float32(predictions)
@@ -89,7 +89,7 @@ class ProSelfLC:
 
     Reference:
         Wang et al., 2021, "ProSelfLC: Progressive Self Label Correction for
-        Training Robust Deep Neural Networks", eq. 3-6.
+        Training Robust Deep Neural Networks".
         https://arxiv.org/abs/2005.03788
     """
 

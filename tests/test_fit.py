@@ -440,3 +440,52 @@ def test_callback_list_is_taken_as_keras_takes_it(data):
     model.fit(*data, epochs=2, callbacks=callbacks, **FIT)
     assert (model.step, model.total_steps) == (10, 10)
     assert model.threshold == pytest.approx(schedule.value(0.9))
+
+
+def test_noise_monitor_tells_what_clean_labels_tell(data):
+    x, noisy = data
+    clean = noisy.copy()
+    clean[::3] = (clean[::3] + 1) % 4
+    model = model_of([mlp(), mlp(5)])
+    monitor = keras_smkd.callbacks.NoiseMonitor(x, noisy, clean, batch_size=16)
+    history = model.fit(
+        x,
+        noisy,
+        epochs=2,
+        callbacks=[StaticThreshold(0.9), monitor],
+        validation_data=(x, clean),
+        **FIT,
+    ).history
+    probs = model.predict(x, verbose=0, output="all")
+    selected, right = 0, 0
+    for p in probs.values():
+        confident = -(p * np.log(p)).sum(axis=1) / np.log(4) < 0.9
+        selected += confident.sum()
+        right += (confident & (p.argmax(axis=1) == clean)).sum()
+    assert 0 < selected < 2 * len(x)
+    ensemble = model.predict(x, verbose=0).argmax(axis=1)
+    wrong = noisy != clean
+    assert history["selection_precision"][-1] == pytest.approx(right / selected)
+    assert history["memorization"][-1] == pytest.approx(
+        (ensemble == noisy)[wrong].mean()
+    )
+    nothing = model.fit(
+        x, noisy, callbacks=[StaticThreshold(0.0), monitor], **FIT
+    ).history
+    assert np.isnan(nothing["selection_precision"][0])
+    with pytest.raises(ValueError, match="must have the same shape"):
+        keras_smkd.callbacks.NoiseMonitor(x, noisy, clean[:-1])
+
+
+def test_both_outputs_of_predict_keep_their_compiled_function(data):
+    x, _ = data
+    model = model_of()
+    model.predict(x, verbose=0)
+    ensemble = model.predict_function
+    model.predict(x, verbose=0, output="all")
+    each = model._predict_all_function
+    model.predict(x, verbose=0)
+    model.predict(x, verbose=0, output="all")
+    assert model.predict_function is ensemble
+    assert model._predict_all_function is each
+    assert ensemble is not each

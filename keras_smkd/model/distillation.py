@@ -93,8 +93,8 @@ class SelectiveMutualDistillation(ProgressModel):
     ```
 
     Reference:
-        Li et al., 2023, "Selective Mutual Knowledge Distillation for Robust
-        Learning from Noisy Labels", IJCNN.
+        Li et al., 2023, "SMKD: Selective Mutual Knowledge Distillation",
+        IJCNN.
         https://doi.org/10.1109/IJCNN54540.2023.10191991
     """
 
