@@ -286,17 +286,27 @@ def test_sample_weight_weighs_both_terms(batch, rng):
     )
 
 
-def test_class_weight_is_the_sample_weight_of_the_class(batch):
+@pytest.mark.parametrize("form", ["plain", "with index"])
+def test_class_weight_is_the_sample_weight_of_the_class(batch, form):
     x, y = batch
-    class_weight = {0: 0.5, 1: 2.0, 2: 0.0, 3: 1.0}
-    weight = np.array([class_weight[label] for label in y])
+    class_weight = {0: 0.5, 1: 2.0, 2: 0.0}
+    weight = np.array([class_weight.get(label, 1.0) for label in y])
+    labels = {"label": y, "index": np.arange(len(y))}
+    labels = y if form == "plain" else labels
     peers = [linear(), linear()]
     by_class = compiled(smkd(copies(peers), 1.5))
     by_sample = compiled(smkd(peers, 1.5))
     np.testing.assert_allclose(
-        by_class.train_on_batch(x, y, class_weight=class_weight),
+        by_class.train_on_batch(x, labels, class_weight=class_weight),
         by_sample.train_on_batch(x, y, sample_weight=weight),
         rtol=1e-6,
+    )
+    losses = [
+        by_class.fit(x, labels, class_weight=class_weight, verbose=0),
+        by_sample.fit(x, y, sample_weight=weight, verbose=0),
+    ]
+    np.testing.assert_allclose(
+        losses[0].history["loss"], losses[1].history["loss"], rtol=1e-6
     )
 
 

@@ -1,6 +1,7 @@
 """The model of peers: forward pass, objective, and what moves with a step."""
 
 import functools
+import inspect
 import types
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from keras_smkd.model.progress import counted_step
 from keras_smkd.selection import ConfidentKnowledge
 
 OUTPUTS = ("ensemble", "all")
+TRAIN_SIGNATURE = inspect.signature(keras.Model.train_on_batch)
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
@@ -284,7 +286,8 @@ class SelectiveMutualDistillation(ProgressModel):
         validation_data = given.get("validation_data")
         if isinstance(validation_data, (list, tuple)):
             self._check_label_values(*validation_data[1:2])
-        return super().fit(*args, **kwargs)
+        given.pop("self")
+        return super().fit(**labels_module.with_class_weight(given))
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(
@@ -299,7 +302,9 @@ class SelectiveMutualDistillation(ProgressModel):
     ) -> Any:
         self._check_label_values(y)
         self.settle_step()
-        return super().train_on_batch(x, y, *args, **kwargs)
+        given = TRAIN_SIGNATURE.bind(self, x, y, *args, **kwargs).arguments
+        given.pop("self")
+        return super().train_on_batch(**labels_module.with_class_weight(given))
 
     @functools.wraps(keras.Model.test_on_batch)
     def test_on_batch(
@@ -331,6 +336,8 @@ class SelectiveMutualDistillation(ProgressModel):
     ) -> Any:
         """Return the sum of the peers' losses, and record its parts."""
         labels = labels_module.labels_of_batch(y, self.num_classes)
+        # Keras gives every part of `y` in a dictionary the same weight.
+        sample_weight = labels_module.label_of(sample_weight)
         self._loss_values.check_labels(labels, self.num_classes)
         progress = self.progress()
         if training:
@@ -380,7 +387,7 @@ class SelectiveMutualDistillation(ProgressModel):
                 ops.mean(probs, axis=1),
                 *(probs[:, i] for i in range(self.num_peers)),
             ],
-            sample_weight,
+            labels_module.label_of(sample_weight),
         )
         return self.get_metrics_result()
 

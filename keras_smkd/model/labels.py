@@ -89,6 +89,37 @@ def check_label_values(y: Any, num_classes: int | None) -> None:
         )
 
 
+def with_class_weight(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments for Keras in which labels in a dictionary are weighed.
+
+    Keras turns class weights into sample weights itself, but not for labels
+    inside a dictionary.
+
+    Args:
+        arguments: Of `fit` or `train_on_batch`, by name.
+
+    Raises:
+        ValueError: if class and sample weights are both given.
+    """
+    y, class_weight = arguments.get("y"), arguments.get("class_weight")
+    if not isinstance(y, dict) or class_weight is None:
+        return arguments
+    if arguments.get("sample_weight") is not None:
+        raise ValueError(
+            "`class_weight` and `sample_weight` must not both be given. "
+            f"Received: class_weight={class_weight} besides `sample_weight`."
+        )
+    labels = np.asarray(ops.convert_to_numpy(label_of(y)))
+    if labels.ndim == 2:
+        labels = labels.argmax(axis=1) if labels.shape[1] > 1 else labels[:, 0]
+    weight = [class_weight.get(int(label), 1.0) for label in labels]
+    return {
+        **arguments,
+        "class_weight": None,
+        "sample_weight": np.array(weight, "float32"),
+    }
+
+
 def one_hot(labels: Any, num_classes: int, dtype: Any) -> Any:
     """Return integer labels as one-hot rows; other labels as they are."""
     if len(labels.shape) != 1:
