@@ -117,7 +117,8 @@ def uncertainty(log_probs: Any, measure: str = "entropy") -> Any:
     value = ops.clip(value, 0.0, 1.0)
     # Said outright: whether NaN survives max, top_k and clip depends on the
     # backend, and +inf would come out as the most confident of all.
-    finite = ops.isfinite(ops.logsumexp(log_probs, axis=-1))
+    total = ops.sum(ops.exp(log_probs), axis=-1)
+    finite = ops.logical_and(ops.isfinite(total), total > 0)
     return ops.where(finite, value, float("nan"))
 
 

@@ -5,6 +5,7 @@ that is done, in [0, 1]. Given as a Python number it returns a Python float;
 given as a tensor it returns a tensor, and can be compiled into the step.
 """
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ class _Schedule:
     """Configuration, equality and representation from the attributes."""
 
     def get_config(self) -> dict[str, Any]:
-        return dict(vars(self))
+        return copy.deepcopy(vars(self))
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "_Schedule":

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from keras import ops
-from test_functional import gradient
-from test_functional import numpy_of
+from naive import gradient
+from naive import numpy_of
 
 from keras_smkd import functional
 from keras_smkd import targets

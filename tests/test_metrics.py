@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from test_functional import naive_log_softmax
-from test_functional import numpy_of
+from naive import naive_log_softmax
+from naive import numpy_of
 
 from keras_smkd import metrics
 from keras_smkd import selection

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from test_functional import gradient
-from test_functional import naive_log_softmax
-from test_functional import naive_uncertainty
-from test_functional import numpy_of
+from naive import gradient
+from naive import naive_log_softmax
+from naive import naive_uncertainty
+from naive import numpy_of
 
 from keras_smkd import functional
 from keras_smkd import selection
