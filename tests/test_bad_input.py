@@ -187,6 +187,18 @@ def test_losses_that_do_not_fit(loss, from_logits, message):
         compiled(loss, from_logits=from_logits)
 
 
+def test_loss_must_take_what_the_target_gives():
+    target = keras_smkd.targets.ProSelfLC()
+    with pytest.raises(ValueError, match="`loss` must take distributions"):
+        compiled(
+            keras.losses.CategoricalGeneralizedCrossEntropy(),
+            peers=[mlp(activation="softmax"), mlp(activation="softmax")],
+            from_logits=False,
+            target=target,
+        )
+    compiled(target=target)
+
+
 def test_loss_must_give_one_value_per_example(data):
     model = compiled(lambda y_true, y_pred: keras.ops.mean(y_pred))
     with pytest.raises(ValueError, match="one value per example"):

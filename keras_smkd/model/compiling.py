@@ -42,6 +42,13 @@ class PerExampleLoss:
         self.is_sparse = loss_name(loss).lower().replace("_", "") == (
             "sparsecategoricalcrossentropy"
         )
+        integers_only = loss_name(loss) in _INTEGER_LABEL_LOSSES
+        if soft_targets and integers_only and not self.is_sparse:
+            raise ValueError(
+                "`loss` must take distributions, because the labels are "
+                f"corrected by `target`. Received: {loss_name(loss)}, which "
+                "takes integer labels."
+            )
         if self.is_sparse and soft_targets:
             loss = keras.losses.CategoricalCrossentropy(
                 from_logits=from_logits, reduction=None
@@ -87,12 +94,8 @@ def _resolve_loss(loss: Any, from_logits: bool) -> Any:
     given = loss
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
-        if (
-            "from_logits"
-            in inspect.signature(
-                loss.__init__ if isinstance(loss, keras.Loss) else loss
-            ).parameters
-        ):
+        takes = loss.__init__ if isinstance(loss, keras.Loss) else loss
+        if "from_logits" in inspect.signature(takes).parameters:
             loss = _with_from_logits(loss, from_logits)
         elif from_logits:
             raise ValueError(_no_logits_message(given))
@@ -141,8 +144,9 @@ def _with_from_logits(loss: Any, from_logits: bool) -> Any:
 def _no_logits_message(name: str) -> str:
     return (
         f"The loss {name!r} takes probabilities, but `from_logits` is True. "
-        "End the peers in a softmax and set `from_logits=False`, or use a "
-        "loss with a `from_logits` argument."
+        "End the peers in a softmax and set `from_logits=False`, use a loss "
+        "with a `from_logits` argument, or give a function: it gets the "
+        "outputs as they are."
     )
 
 
