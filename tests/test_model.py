@@ -170,6 +170,35 @@ def test_threshold_zero_trains_independent_models(rng):
                 np.testing.assert_array_equal(ours, theirs)
 
 
+def test_peers_may_have_layers_of_the_same_name(batch):
+    def named(width):
+        inputs = keras.Input((6,))
+        hidden = keras.layers.Dense(width, "relu", name="hidden")(inputs)
+        return keras.Model(
+            inputs, keras.layers.Dense(CLASSES, name="logits")(hidden)
+        )
+
+    peers = [named(8), named(5)]
+    alone = copies(peers)
+    model = compiled(smkd(peers, 0.0), keras.optimizers.SGD(0.1))
+    for _ in range(3):
+        model.train_on_batch(*batch)
+    for peer, single in zip(peers, alone, strict=True):
+        single.compile(
+            keras.optimizers.SGD(0.1),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        for _ in range(3):
+            single.train_on_batch(*batch)
+        for ours, theirs in zip(
+            peer.get_weights(), single.get_weights(), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+    if keras.backend.backend() == "torch":
+        parameters = {id(p) for p in model.parameters()}
+        assert parameters == {id(v.value) for v in model.variables}
+
+
 def test_identical_peers_distil_nothing(batch):
     peers = [mlp()]
     peers += copies(peers * 2)

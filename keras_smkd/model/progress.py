@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -149,6 +150,18 @@ class ProgressModel(keras.Model):
                 "Received: total_steps=None and data of unknown length. Give "
                 "`steps_per_epoch` to `fit`, or `total_steps` to the model."
             )
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, **kwargs: Any
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield every variable's parameter, under a name of its own.
+
+        For torch. Keras names parameters by their variables' paths, and peers
+        with layers of the same name have the same paths: all but one would be
+        left out, and their gradients never cleared.
+        """
+        for i, variable in enumerate(self.variables):
+            yield f"{prefix}{i}/{variable.path}", variable.value
 
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
