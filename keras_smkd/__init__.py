@@ -3,6 +3,7 @@
 from keras_smkd import callbacks
 from keras_smkd import data
 from keras_smkd import functional
+from keras_smkd import losses
 from keras_smkd import metrics
 from keras_smkd import noise
 from keras_smkd import schedules
@@ -19,6 +20,7 @@ __all__ = [
     "data",
     "export",
     "functional",
+    "losses",
     "metrics",
     "noise",
     "schedules",
