@@ -55,7 +55,10 @@ class ClassificationLoss(keras.losses.Loss):
 
     def values(self, labels: Any, log_probs: Any) -> Any:
         """Return `(batch,)` from two arrays of shape `(batch, classes)`."""
-        raise NotImplementedError
+        raise TypeError(
+            "`values` must be written by the subclass of "
+            f"`ClassificationLoss`. Received: {type(self).__name__} without it."
+        )
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -122,13 +122,11 @@ class _MatrixLoss(base.ClassificationLoss):
         self._matrix = base.stochastic_matrix(transition_matrix)
         self.transition_matrix = self._matrix.tolist()
 
-    def values(self, labels: Any, log_probs: Any) -> Any:
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        y_pred = ops.convert_to_tensor(y_pred)
         classes = len(self.transition_matrix)
-        base.check_classes("transition_matrix", classes, log_probs)
-        return self.corrected(labels, log_probs)
-
-    def corrected(self, labels: Any, log_probs: Any) -> Any:
-        raise NotImplementedError
+        base.check_classes("transition_matrix", classes, y_pred)
+        return super().call(y_true, y_pred)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -168,7 +166,7 @@ class ForwardCorrection(_MatrixLoss):
         https://arxiv.org/abs/1609.03683
     """
 
-    def corrected(self, labels: Any, log_probs: Any) -> Any:
+    def values(self, labels: Any, log_probs: Any) -> Any:
         return forward_correction(labels, log_probs, self._matrix)
 
 
@@ -219,7 +217,7 @@ class BackwardCorrection(_MatrixLoss):
         super().__init__(transition_matrix, from_logits, reduction, name, dtype)
         self._inverse = _inverse(self._matrix)
 
-    def corrected(self, labels: Any, log_probs: Any) -> Any:
+    def values(self, labels: Any, log_probs: Any) -> Any:
         return backward_correction(labels, log_probs, self._inverse)
 
 
@@ -274,7 +272,7 @@ class ImportanceReweighting(_MatrixLoss):
                 f"Received: transition_matrix with {diagonal.min():g} on it."
             )
 
-    def corrected(self, labels: Any, log_probs: Any) -> Any:
+    def values(self, labels: Any, log_probs: Any) -> Any:
         return importance_reweighting(labels, log_probs, self._matrix)
 
 
