@@ -1,7 +1,5 @@
 """The model of peers: forward pass, objective, and what moves with a step."""
 
-import functools
-import inspect
 import types
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -16,18 +14,16 @@ from keras_smkd.model import compiling
 from keras_smkd.model import labels as labels_module
 from keras_smkd.model import objective
 from keras_smkd.model import peers as peers_module
+from keras_smkd.model.doors import CheckedModel
 from keras_smkd.model.logs import Logs
-from keras_smkd.model.progress import FIT_SIGNATURE
-from keras_smkd.model.progress import ProgressModel
 from keras_smkd.model.progress import counted_step
 from keras_smkd.selection import ConfidentKnowledge
 
 OUTPUTS = ("ensemble", "all")
-TRAIN_SIGNATURE = inspect.signature(keras.Model.train_on_batch)
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
-class SelectiveMutualDistillation(ProgressModel):
+class SelectiveMutualDistillation(CheckedModel):
     """Peers that learn from labels and, selectively, from each other.
 
     For peer `i` of `N` on one example, at training progress `t` in [0, 1]:
@@ -147,7 +143,6 @@ class SelectiveMutualDistillation(ProgressModel):
         )
         self.temperature = _checks.number("temperature", temperature, above=0.0)
         self.peers = list(peers)
-        self.num_classes: Any = None
         self._predict_output = "ensemble"
         self._predict_all_function: Any = None
         self._loss_values: Any = None
@@ -278,43 +273,6 @@ class SelectiveMutualDistillation(ProgressModel):
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
-
-    @functools.wraps(keras.Model.fit)
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        given = FIT_SIGNATURE.bind(self, *args, **kwargs).arguments
-        self._check_label_values(given.get("y"))
-        validation_data = given.get("validation_data")
-        if isinstance(validation_data, (list, tuple)):
-            self._check_label_values(*validation_data[1:2])
-        given.pop("self")
-        return super().fit(**labels_module.with_class_weight(given))
-
-    @functools.wraps(keras.Model.evaluate)
-    def evaluate(
-        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        self._check_label_values(y)
-        return super().evaluate(x, y, *args, **kwargs)
-
-    @functools.wraps(keras.Model.train_on_batch)
-    def train_on_batch(
-        self, x: Any, y: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        self._check_label_values(y)
-        self.settle_step()
-        given = TRAIN_SIGNATURE.bind(self, x, y, *args, **kwargs).arguments
-        given.pop("self")
-        return super().train_on_batch(**labels_module.with_class_weight(given))
-
-    @functools.wraps(keras.Model.test_on_batch)
-    def test_on_batch(
-        self, x: Any, y: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        self._check_label_values(y)
-        return super().test_on_batch(x, y, *args, **kwargs)
-
-    def _check_label_values(self, y: Any = None) -> None:
-        labels_module.check_label_values(y, self.num_classes)
 
     def train_step(self, *args: Any) -> Any:
         """Run Keras's own step, with the step counter advancing beside it.

@@ -1,0 +1,57 @@
+"""What is checked, and set right for Keras, before data enter the model."""
+
+import functools
+import inspect
+from typing import Any
+
+import keras
+
+from keras_smkd.model import labels as labels_module
+from keras_smkd.model.progress import FIT_SIGNATURE
+from keras_smkd.model.progress import ProgressModel
+
+TRAIN_SIGNATURE = inspect.signature(keras.Model.train_on_batch)
+
+
+class CheckedModel(ProgressModel):
+    """A model that looks at labels in memory before it trains on them."""
+
+    # Known once the model is built; nothing is checked before.
+    num_classes: Any = None
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        given = FIT_SIGNATURE.bind(self, *args, **kwargs).arguments
+        self._check_label_values(given.get("y"))
+        validation_data = given.get("validation_data")
+        if isinstance(validation_data, (list, tuple)):
+            self._check_label_values(*validation_data[1:2])
+        given.pop("self")
+        return super().fit(**labels_module.with_class_weight(given))
+
+    @functools.wraps(keras.Model.evaluate)
+    def evaluate(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        self._check_label_values(y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    @functools.wraps(keras.Model.train_on_batch)
+    def train_on_batch(
+        self, x: Any, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        self._check_label_values(y)
+        self.settle_step()
+        given = TRAIN_SIGNATURE.bind(self, x, y, *args, **kwargs).arguments
+        given.pop("self")
+        return super().train_on_batch(**labels_module.with_class_weight(given))
+
+    @functools.wraps(keras.Model.test_on_batch)
+    def test_on_batch(
+        self, x: Any, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        self._check_label_values(y)
+        return super().test_on_batch(x, y, *args, **kwargs)
+
+    def _check_label_values(self, y: Any = None) -> None:
+        labels_module.check_label_values(y, self.num_classes)
