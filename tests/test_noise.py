@@ -1,6 +1,7 @@
 """Transition matrices and the labels drawn from them."""
 
 import doctest
+import importlib.util
 import json
 import os
 import subprocess
@@ -389,6 +390,10 @@ def test_docstring_examples(module):
     assert result.failed == 0
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax") is None,
+    reason="needs a backend other than TensorFlow: jax is not installed",
+)
 def test_import_loads_no_other_framework():
     code = (
         "import sys, keras_smkd.noise, keras_smkd.data; "
