@@ -9,21 +9,18 @@ import keras
 from keras import ops
 
 from keras_smkd import _checks
-from keras_smkd import functional
 from keras_smkd.model import compiling
 from keras_smkd.model import labels as labels_module
+from keras_smkd.model import memory
 from keras_smkd.model import objective
-from keras_smkd.model import peers as peers_module
-from keras_smkd.model.doors import CheckedModel
+from keras_smkd.model.ensemble import PeerEnsemble
 from keras_smkd.model.logs import Logs
 from keras_smkd.model.progress import counted_step
 from keras_smkd.selection import ConfidentKnowledge
 
-OUTPUTS = ("ensemble", "all")
-
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
-class SelectiveMutualDistillation(CheckedModel):
+class SelectiveMutualDistillation(PeerEnsemble):
     """Peers that learn from labels and, selectively, from each other.
 
     For peer `i` of `N` on one example, at training progress `t` in [0, 1]:
@@ -46,7 +43,8 @@ class SelectiveMutualDistillation(CheckedModel):
         from_logits: Whether the peers put out logits; `False` means
             probabilities. Must agree with the compiled loss.
         target: Label correction `(labels, predictions, progress) -> targets`,
-            such as `keras_smkd.targets.ProSelfLC`, or `None`.
+            such as `keras_smkd.targets.ProSelfLC`, or `None`. One that
+            remembers examples needs labels `{"label": ..., "index": ...}`.
         selection: `(log_probs, threshold) -> selected`, by default
             `keras_smkd.selection.ConfidentKnowledge()`. Its `threshold` is
             the one in force until a schedule or a caller sets another.
@@ -96,14 +94,11 @@ class SelectiveMutualDistillation(CheckedModel):
         https://doi.org/10.1109/IJCNN54540.2023.10191991
     """
 
-    # Keras sets it when `predict` compiles.
-    predict_function: Any
-
     def __init__(
         self,
         peers: Sequence[keras.Model],
         from_logits: bool = True,
-        target: Callable[[Any, Any, Any], Any] | None = None,
+        target: Callable[..., Any] | None = None,
         selection: Callable[[Any, Any], Any] | None = None,
         distillation_weight: float = 1.0,
         supervised_weight: float = 1.0,
@@ -112,12 +107,6 @@ class SelectiveMutualDistillation(CheckedModel):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        peers_module.check_peers(peers)
-        if not isinstance(from_logits, bool):
-            raise TypeError(
-                "`from_logits` must be True or False. "
-                f"Received: from_logits={from_logits!r}."
-            )
         if selection is None:
             selection = ConfidentKnowledge()
         for argument, part in (("target", target), ("selection", selection)):
@@ -127,12 +116,13 @@ class SelectiveMutualDistillation(CheckedModel):
                     f"Received: {argument}={part!r}."
                 )
         super().__init__(
+            peers,
+            from_logits,
             total_steps=total_steps,
             threshold=getattr(selection, "threshold", 0.5),
             name=name,
             **kwargs,
         )
-        self.from_logits = from_logits
         self.target = target
         self.selection = selection
         self.distillation_weight = _checks.number(
@@ -142,63 +132,19 @@ class SelectiveMutualDistillation(CheckedModel):
             "supervised_weight", supervised_weight, minimum=0.0
         )
         self.temperature = _checks.number("temperature", temperature, above=0.0)
-        self.peers = list(peers)
-        self._predict_output = "ensemble"
-        self._predict_all_function: Any = None
         self._loss_values: Any = None
         self._logs: Any = None
+        self._memory: Any = None
         if all(peer.built for peer in self.peers):
             self.build(None)
 
-    @property
-    def num_peers(self) -> int:
-        """The number of peers."""
-        return len(self.peers)
-
-    @property
-    def peer_names(self) -> list[str]:
-        """The names of the peers in outputs, logs and exports."""
-        return [f"peer_{i}" for i in range(self.num_peers)]
-
-    # Forward pass.
-
     def build(self, input_shape: Any) -> None:
-        """Build the peers that are not built yet, and check that they fit."""
-        for peer in self.peers:
-            if not peer.built:
-                peer.build_from_config({"input_shape": input_shape})
-        self.num_classes = peers_module.known_num_classes(self.peers)
-        self.built = True
-
-    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
-        outputs = {
-            name: peer(inputs, training=training)
-            for name, peer in zip(self.peer_names, self.peers, strict=True)
-        }
-        # A subclassed peer tells the shape of its output only here.
-        self.num_classes = peers_module.common_num_classes(
-            {
-                name: tuple(getattr(output, "shape", ()))
-                for name, output in outputs.items()
-            }
-        )
-        return outputs
-
-    def _log_probabilities(
-        self, y_pred: dict[str, Any], temperature: float = 1.0
-    ) -> Any:
-        """Return `(batch, peers, classes)` from the peers' outputs."""
-        return functional.log_probabilities(
-            ops.stack(self._outputs(y_pred), axis=1),
-            self.from_logits,
-            temperature,
-        )
-
-    def _outputs(self, y_pred: dict[str, Any]) -> list[Any]:
-        return [
-            functional.at_least_float32(y_pred[name])
-            for name in self.peer_names
-        ]
+        """Build what is not built yet, and the memory if there is to be one."""
+        super().build(input_shape)
+        if memory.remembers(self.target) and self._memory is None:
+            self._memory = memory.ExampleMemory(
+                self, self.target, self.num_peers, self.num_classes
+            )
 
     # Training.
 
@@ -306,8 +252,7 @@ class SelectiveMutualDistillation(CheckedModel):
             labels,
             self._outputs(y_pred),
             log_probs,
-            self.target,
-            progress,
+            self._correction(y, log_probs, progress, training),
         )
         threshold = ops.convert_to_tensor(self.threshold_variable)
         selected = self.selection(ops.stop_gradient(log_probs), threshold)
@@ -327,6 +272,25 @@ class SelectiveMutualDistillation(CheckedModel):
             supervised, distillation, selected, threshold, sample_weight
         )
         return loss
+
+    def _correction(
+        self, y: Any, log_probs: Any, progress: Any, training: bool
+    ) -> Callable[[int, Any, Any], Any] | None:
+        """Return the label correction `(peer, labels, predictions)`."""
+        target = self.target
+        if target is None:
+            return None
+        if self._memory is None:
+            return lambda i, labels, probs: target(labels, probs, progress)
+        probs = ops.exp(log_probs)
+        rows = (
+            self._memory.visit(memory.index_of_batch(y), probs)
+            if training
+            else self._memory.blank(probs)
+        )
+        return lambda i, labels, probs: target(
+            labels, probs, progress, rows[:, i]
+        )
 
     # Metrics.
 
@@ -348,55 +312,6 @@ class SelectiveMutualDistillation(CheckedModel):
             labels_module.label_of(sample_weight),
         )
         return self.get_metrics_result()
-
-    # Prediction.
-
-    def predict(
-        self,
-        x: Any,
-        batch_size: int | None = None,
-        verbose: Any = "auto",
-        steps: int | None = None,
-        callbacks: Any = None,
-        *,
-        output: str = "ensemble",
-    ) -> Any:
-        """Return class probabilities; as `keras.Model.predict` otherwise.
-
-        Args:
-            output: `"ensemble"` for the mean of the peers' probabilities,
-                `"all"` for each peer's own.
-
-        Returns:
-            `(examples, classes)`, or a dictionary of these with the keys
-            `"peer_0"`, `"peer_1"`, ...
-        """
-        _checks.one_of("output", output, OUTPUTS)
-        if output == "ensemble":
-            return super().predict(x, batch_size, verbose, steps, callbacks)
-        # Each of the two outputs has a compiled function of its own.
-        ensemble = self.predict_function
-        self.predict_function = self._predict_all_function
-        self._predict_output = output
-        try:
-            return super().predict(x, batch_size, verbose, steps, callbacks)
-        finally:
-            self._predict_all_function = self.predict_function
-            self._predict_output = "ensemble"
-            self.predict_function = ensemble
-
-    def predict_step(self, *args: Any) -> Any:
-        result = super().predict_step(*args)
-        if keras.backend.backend() == "jax":
-            outputs, state = result
-            return self._readout(outputs), state
-        return self._readout(result)
-
-    def _readout(self, y_pred: Any) -> Any:
-        probs = ops.exp(self._log_probabilities(y_pred))
-        if self._predict_output == "ensemble":
-            return ops.mean(probs, axis=1)
-        return {name: probs[:, i] for i, name in enumerate(self.peer_names)}
 
     # Configuration.
 

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_smkd.model import labels as labels_module
+from keras_smkd.model import memory
 from keras_smkd.model.progress import FIT_SIGNATURE
 from keras_smkd.model.progress import ProgressModel
 
@@ -22,7 +23,7 @@ class CheckedModel(ProgressModel):
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         given = FIT_SIGNATURE.bind(self, *args, **kwargs).arguments
-        self._check_label_values(given.get("y"))
+        self._check_training_labels(given.get("y"))
         validation_data = given.get("validation_data")
         if isinstance(validation_data, (list, tuple)):
             self._check_label_values(*validation_data[1:2])
@@ -40,7 +41,7 @@ class CheckedModel(ProgressModel):
     def train_on_batch(
         self, x: Any, y: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        self._check_label_values(y)
+        self._check_training_labels(y)
         self.settle_step()
         given = TRAIN_SIGNATURE.bind(self, x, y, *args, **kwargs).arguments
         given.pop("self")
@@ -52,6 +53,11 @@ class CheckedModel(ProgressModel):
     ) -> Any:
         self._check_label_values(y)
         return super().test_on_batch(x, y, *args, **kwargs)
+
+    def _check_training_labels(self, y: Any = None) -> None:
+        self._check_label_values(y)
+        if memory.remembers(self.target):
+            memory.check_index_values(y, self.target.num_examples)
 
     def _check_label_values(self, y: Any = None) -> None:
         labels_module.check_label_values(y, self.num_classes)

@@ -17,8 +17,7 @@ def supervised_values(
     labels: Any,
     outputs: Sequence[Any],
     log_probs: Any,
-    target: Callable[[Any, Any, Any], Any] | None,
-    progress: Any,
+    correct: Callable[[int, Any, Any], Any] | None,
 ) -> Any:
     """Return the peers' supervised losses, summed over the peers.
 
@@ -29,21 +28,19 @@ def supervised_values(
         labels: `(batch,)` integers or `(batch, classes)`.
         outputs: Each peer's own outputs, `(batch, classes)`.
         log_probs: `(batch, peers, classes)`, for the label correction.
-        target: Label correction, or `None`.
-        progress: Scalar in [0, 1], for the label correction.
+        correct: Label correction `(peer, labels, predictions) -> targets`,
+            or `None`.
 
     Returns:
         `(batch,)`; NaN where an integer label is not one of the classes.
     """
     num_classes = log_probs.shape[-1]
-    if target is not None:
+    if correct is not None:
         given = labels_module.one_hot(labels, num_classes, log_probs.dtype)
         probs = ops.exp(log_probs)
     total = 0.0
     for i, peer_outputs in enumerate(outputs):
-        targets = (
-            labels if target is None else target(given, probs[:, i], progress)
-        )
+        targets = labels if correct is None else correct(i, given, probs[:, i])
         total = total + loss(targets, peer_outputs)
     return labels_module.nan_outside_classes(total, labels, num_classes)
 

@@ -1,0 +1,176 @@
+"""What a target remembers of each example, as a weight of the model."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_smkd.model import labels as labels_module
+
+
+def remembers(target: Any) -> bool:
+    """Return whether a label correction remembers examples."""
+    return hasattr(target, "remember")
+
+
+def index_of_batch(y: Any) -> Any:
+    """Return the examples' places in the data set, `(batch,)`.
+
+    Raises:
+        TypeError: if they are not integers.
+        ValueError: if `y` has none, or they have another shape.
+    """
+    index = y.get("index") if isinstance(y, dict) else None
+    if index is None:
+        raise ValueError(
+            "`y` must be {'label': ..., 'index': ...} for a target that "
+            "remembers examples: the index is each example's place in the "
+            "data set. Received: labels without an index."
+        )
+    index = ops.convert_to_tensor(index)
+    dtype = keras.backend.standardize_dtype(index.dtype)
+    if not dtype.startswith(("int", "uint")):
+        raise TypeError(
+            "`y['index']` must hold integers. "
+            f"Received: index of dtype {dtype}."
+        )
+    if len(index.shape) == 2 and index.shape[1] == 1:
+        return ops.squeeze(index, axis=1)
+    if len(index.shape) != 1:
+        raise ValueError(
+            "`y['index']` must have shape (batch,). "
+            f"Received: index of shape {tuple(index.shape)}."
+        )
+    return index
+
+
+def check_index_values(y: Any, num_examples: int) -> None:
+    """Raise if labels in memory have no index that fits the data set.
+
+    What is not an array in memory (a data set, a generator) passes: its
+    places are looked at batch by batch, by the model.
+
+    Raises:
+        TypeError: if the index does not hold integers.
+        ValueError: if there is no index, it has another length than the
+            labels, or a place outside [0, num_examples).
+    """
+    label = labels_module.label_of(y)
+    if not isinstance(label, (list, np.ndarray)) and not ops.is_tensor(label):
+        return
+    index = np.asarray(ops.convert_to_numpy(index_of_batch(y)))
+    if len(index) != len(label):
+        raise ValueError(
+            "`y['index']` must be as long as `y['label']`. "
+            f"Received: {len(index)} places for {len(label)} labels."
+        )
+    if index.size and (index.min() < 0 or index.max() >= num_examples):
+        raise ValueError(
+            f"`y['index']` must be in [0, {num_examples}), the examples that "
+            "the target remembers. "
+            f"Received: places from {index.min()} to {index.max()}."
+        )
+
+
+class ExampleMemory:
+    """What a target remembers of each example, as a weight of the model.
+
+    The weight is `(num_examples, peers, ...)`, zeros in the beginning, saved
+    with the model's own.
+
+    Args:
+        model: The model, whose weight it becomes.
+        target: Label correction with `num_examples`, `dtype`,
+            `memory_shape(num_classes)` and `remember(memory, predictions)`.
+        num_peers: Number of peers.
+        num_classes: Number of classes, `None` if it is not known yet.
+
+    Raises:
+        ValueError: if the number of classes is not known, or if several
+            TensorFlow replicas would each write a memory of their own.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        target: Any,
+        num_peers: int,
+        num_classes: int | None,
+    ) -> None:
+        if num_classes is None:
+            raise ValueError(
+                "`peers` must tell their number of classes when they are "
+                "built, for a target that remembers examples. Received: peers "
+                "without an output shape. Build each as a functional or "
+                "sequential model."
+            )
+        if _num_replicas() > 1:
+            raise ValueError(
+                "`target` must not remember examples under a TensorFlow "
+                f"strategy of several replicas. Received: {target!r} under "
+                f"{_num_replicas()} replicas. Use the JAX backend with "
+                "`keras.distribution.DataParallel`."
+            )
+        self._target = target
+        self._weight = model.add_weight(
+            name="memory",
+            shape=(
+                target.num_examples,
+                num_peers,
+                *target.memory_shape(num_classes),
+            ),
+            dtype=target.dtype,
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+        )
+
+    def visit(self, index: Any, probs: Any) -> Any:
+        """Return what is remembered of the examples, and remember the visit.
+
+        Args:
+            index: `(batch,)` integers.
+            probs: `(batch, peers, classes)`, the predictions of this visit.
+
+        Returns:
+            `(batch, peers, ...)` from before the visit; NaN for a place that
+            the data set does not have.
+        """
+        inside = ops.logical_and(index >= 0, index < self._target.num_examples)
+        index = ops.where(inside, index, 0)
+        weight = ops.convert_to_tensor(self._weight)
+        rows = ops.take(weight, index, axis=0)
+        renewed = ops.stack(
+            [
+                self._target.remember(rows[:, i], probs[:, i])
+                for i in range(weight.shape[1])
+            ],
+            axis=1,
+        )
+        inside = ops.reshape(inside, (-1,) + (1,) * (len(rows.shape) - 1))
+        # What is not finite would spoil every later visit.
+        kept = ops.logical_and(inside, ops.isfinite(renewed))
+        kept = ops.all(
+            kept, axis=tuple(range(1, len(rows.shape))), keepdims=True
+        )
+        renewed = ops.where(kept, ops.cast(renewed, weight.dtype), rows)
+        self._weight.assign(
+            ops.scatter_update(weight, ops.expand_dims(index, axis=1), renewed)
+        )
+        return ops.where(inside, rows, math.nan)
+
+    def blank(self, probs: Any) -> Any:
+        """Return what is remembered of examples that were never visited."""
+        shape = (ops.shape(probs)[0], *self._weight.shape[1:])
+        return ops.zeros(shape, dtype=self._weight.dtype)
+
+
+def _num_replicas() -> int:
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
