@@ -2,7 +2,6 @@
 
 import doctest
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -12,45 +11,11 @@ import pytest
 
 from keras_smkd import noise
 
-MATRICES = {
-    "symmetric_excluding_true": noise.symmetric_excluding_true,
-    "symmetric_including_true": noise.symmetric_including_true,
-    "pairflip": noise.pair_flip,
-}
-
-
-def golden_matrix(outputs, classes):
-    if "T" in outputs:
-        return np.array(outputs["T"])
-    if "diag" in outputs:
-        matrix = np.full((classes, classes), outputs["offdiag"])
-        np.fill_diagonal(matrix, outputs["diag"])
-        return matrix
-    matrix = np.zeros((classes, classes))
-    for row, column, value in outputs["T_nonzero"]:
-        matrix[row, column] = value
-    return matrix
-
-
-def test_matrices_equal_the_golden_ones(golden_dir):
-    text = (golden_dir / "noise_transition_matrices.json").read_text()
-    compared = 0
-    for case in json.loads(text)["cases"]:
-        rate = case["hyperparameters"]["rate"]
-        classes = case["inputs"]["num_classes"]
-        family = case["name"].rsplit("_", 2)[0]
-        if case["name"].startswith("asymmetric_cifar10_"):
-            ours = noise.asymmetric_cifar10(rate)
-        elif family in MATRICES:
-            ours = MATRICES[family](rate, classes)
-        else:
-            continue
-        expected = golden_matrix(case["outputs"], classes)
-        np.testing.assert_allclose(
-            ours, expected, rtol=0, atol=1e-9, err_msg=case["name"]
-        )
-        compared += 1
-    assert compared == 11
+MATRICES = (
+    noise.symmetric_excluding_true,
+    noise.symmetric_including_true,
+    noise.pair_flip,
+)
 
 
 def test_matrices_worked_by_hand():
@@ -297,7 +262,7 @@ def test_noise_rate_out_of_range(build):
         build("0.4")
 
 
-@pytest.mark.parametrize("build", MATRICES.values())
+@pytest.mark.parametrize("build", MATRICES)
 def test_num_classes_out_of_range(build):
     with pytest.raises(
         ValueError, match="`num_classes` must be an integer >= 2"
@@ -383,9 +348,20 @@ def test_realized_errors():
         noise.realized_transition_matrix([0, 1], [0, 1], 1)
 
 
-@pytest.mark.parametrize("module", [noise.matrices, noise.labels])
+@pytest.mark.parametrize(
+    "module",
+    [
+        noise.cifar,
+        noise.injectors,
+        noise.instance,
+        noise.labels,
+        noise.matrices,
+        noise.open_set,
+        noise.result,
+    ],
+)
 def test_docstring_examples(module):
-    result = doctest.testmod(module, extraglobs=vars(noise))
+    result = doctest.testmod(module, extraglobs={"np": np, **vars(noise)})
     assert result.attempted > 1
     assert result.failed == 0
 

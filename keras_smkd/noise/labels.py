@@ -7,7 +7,12 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from keras_smkd import _checks
+from keras_smkd.noise.arguments import check_holds
+from keras_smkd.noise.arguments import check_label_pair
+from keras_smkd.noise.arguments import check_labels
+from keras_smkd.noise.arguments import check_num_classes
+from keras_smkd.noise.arguments import check_seed
+from keras_smkd.noise.matrices import check_rows
 from keras_smkd.noise.matrices import check_transition_matrix
 
 
@@ -63,13 +68,9 @@ def corrupt_labels(
     """
     matrix = check_transition_matrix(transition_matrix)
     classes = len(matrix)
-    clean = _labels("labels", labels, classes)
-    if np.iinfo(clean.dtype).max < classes - 1:
-        raise ValueError(
-            f"`labels` must have a dtype that holds {classes} classes. "
-            f"Received: labels of dtype {clean.dtype}."
-        )
-    generator = np.random.default_rng(_checks.integer("seed", seed, minimum=0))
+    clean = check_labels("labels", labels, classes)
+    check_holds(clean.dtype, classes)
+    generator = np.random.default_rng(check_seed(seed))
 
     noisy = np.empty_like(clean)
     uniform = None if exact else generator.random(clean.size)
@@ -83,7 +84,7 @@ def corrupt_labels(
         if not members.size:
             continue
         if uniform is None:
-            counts = _expected_counts(matrix[label], members.size, label)
+            counts = expected_counts(matrix[label], members.size, label)
             drawn = generator.permutation(np.repeat(np.arange(classes), counts))
         else:
             drawn = np.searchsorted(
@@ -96,6 +97,58 @@ def corrupt_labels(
         clean.size,
     )
     return noisy
+
+
+def draw_labels(
+    probabilities: npt.ArrayLike, seed: int
+) -> npt.NDArray[np.int64]:
+    """Draw each example's label from a distribution of its own.
+
+    `P(label[n] = j) = probabilities[n, j]`
+
+    With `probabilities = T[labels]` the labels are those of `corrupt_labels`
+    for the same seed. There is no exact count to draw by: no two examples
+    need share a distribution, so no number of them is the expected one.
+
+    Args:
+        probabilities: `(examples, classes)`, in [0, 1], rows sum to 1.
+        seed: Integer >= 0. The same seed gives the same labels.
+
+    Returns:
+        `(examples,)` int64 in [0, classes).
+
+    Raises:
+        TypeError: if `probabilities` are not numbers or `seed` is not an
+            integer.
+        ValueError: if `probabilities` is not 2-D with an example and at least
+            2 classes, has an entry outside [0, 1] or a row that does not sum
+            to 1 (up to 1e-6), or if `seed < 0`.
+
+    Example:
+
+    >>> draw_labels([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]] * 3, seed=0).tolist()
+    [1, 2, 0, 2, 1, 2]
+    """
+    try:
+        rows = np.asarray(probabilities, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "`probabilities` must be an array of numbers. "
+            f"Received: probabilities={probabilities!r}."
+        ) from error
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] < 2:
+        raise ValueError(
+            "`probabilities` must be (examples, classes) with at least one "
+            "example and 2 classes. "
+            f"Received: probabilities of shape {rows.shape}."
+        )
+    check_rows("probabilities", rows)
+    uniform = np.random.default_rng(check_seed(seed)).random(len(rows))
+    # As in `_cumulative`: no number is too large for the last class that has
+    # a probability.
+    last = rows.shape[1] - 1 - np.argmax(rows[:, ::-1] > 0.0, axis=1)
+    below = np.cumsum(rows, axis=1) <= uniform[:, None]
+    return np.minimum(np.count_nonzero(below, axis=1), last)
 
 
 def realized_noise_rate(
@@ -121,7 +174,7 @@ def realized_noise_rate(
     >>> realized_noise_rate([0, 1, 2, 2], [0, 1, 2, 1])
     0.25
     """
-    clean, noisy = _label_pair(clean_labels, noisy_labels)
+    clean, noisy = check_label_pair(clean_labels, noisy_labels)
     return float(np.mean(clean != noisy))
 
 
@@ -156,8 +209,8 @@ def realized_transition_matrix(
     array([[0.5, 0.5],
            [0. , 1. ]])
     """
-    classes = _checks.integer("num_classes", num_classes, minimum=2)
-    clean, noisy = _label_pair(clean_labels, noisy_labels, classes)
+    classes = check_num_classes(num_classes)
+    clean, noisy = check_label_pair(clean_labels, noisy_labels, classes)
     # Unsigned bytes would overflow in the product.
     cells = clean.astype(np.int64) * classes + noisy
     counts = np.bincount(cells, minlength=classes**2).reshape(classes, classes)
@@ -171,47 +224,8 @@ def realized_transition_matrix(
     return counts / totals
 
 
-def _labels(
-    name: str, labels: npt.ArrayLike, num_classes: int | None = None
-) -> npt.NDArray[Any]:
-    array = np.asarray(labels)
-    if array.ndim != 1 or not array.size:
-        raise ValueError(
-            f"`{name}` must be 1-D with at least one label. "
-            f"Received: {name} of shape {array.shape}."
-        )
-    if array.dtype.kind not in "iu":
-        raise TypeError(
-            f"`{name}` must be integers. "
-            f"Received: {name} of dtype {array.dtype}."
-        )
-    if num_classes is not None:
-        low, high = int(array.min()), int(array.max())
-        if low < 0 or high >= num_classes:
-            raise ValueError(
-                f"`{name}` must be in [0, {num_classes}), one of the "
-                f"{num_classes} classes. Received: {name} from {low} to {high}."
-            )
-    return array
-
-
-def _label_pair(
-    clean_labels: npt.ArrayLike,
-    noisy_labels: npt.ArrayLike,
-    num_classes: int | None = None,
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    clean = _labels("clean_labels", clean_labels, num_classes)
-    noisy = _labels("noisy_labels", noisy_labels, num_classes)
-    if clean.size != noisy.size:
-        raise ValueError(
-            "`noisy_labels` must be as long as `clean_labels`. Received: "
-            f"{noisy.size} noisy_labels, {clean.size} clean_labels."
-        )
-    return clean, noisy
-
-
 def _cumulative(row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the cumulative sums of a row, exactly 1 where it ends.
+    """Return the cumulative sums of a row, beyond 1 where it ends.
 
     Summed in floats a row may end below 1, and a uniform number above that
     would fall past the last class, or on a class of probability 0.
@@ -221,7 +235,7 @@ def _cumulative(row: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return cumulative
 
 
-def _expected_counts(
+def expected_counts(
     row: npt.NDArray[np.float64], examples: int, label: int
 ) -> npt.NDArray[np.int64]:
     """Return whole numbers near `examples * row` that sum to `examples`."""

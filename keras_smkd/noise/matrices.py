@@ -3,9 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from keras_smkd import _checks
-
-_CIFAR10_FLIPS = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
+from keras_smkd.noise.arguments import check_noise_rate
+from keras_smkd.noise.arguments import check_num_classes
 
 
 def symmetric_excluding_true(
@@ -43,7 +42,8 @@ def symmetric_excluding_true(
         Patrini et al., 2017, "Making Deep Neural Networks Robust to Label
         Noise: a Loss Correction Approach". https://arxiv.org/abs/1609.03683
     """
-    rate, classes = _rate(noise_rate), _num_classes(num_classes)
+    rate = check_noise_rate(noise_rate)
+    classes = check_num_classes(num_classes)
     matrix = np.full((classes, classes), rate / (classes - 1))
     np.fill_diagonal(matrix, 1.0 - rate)
     return matrix
@@ -85,7 +85,8 @@ def symmetric_including_true(
         Tanaka et al., 2018, "Joint Optimization Framework for Learning with
         Noisy Labels". https://arxiv.org/abs/1803.11364
     """
-    rate, classes = _rate(noise_rate), _num_classes(num_classes)
+    rate = check_noise_rate(noise_rate)
+    classes = check_num_classes(num_classes)
     return (1.0 - rate) * np.eye(classes) + rate / classes
 
 
@@ -123,53 +124,12 @@ def pair_flip(noise_rate: float, num_classes: int) -> npt.NDArray[np.float64]:
         Networks with Extremely Noisy Labels".
         https://arxiv.org/abs/1804.06872
     """
-    rate, classes = _rate(noise_rate), _num_classes(num_classes)
+    rate = check_noise_rate(noise_rate)
+    classes = check_num_classes(num_classes)
     matrix = np.zeros((classes, classes))
     rows = np.arange(classes)
     matrix[rows, rows] = 1.0 - rate
     matrix[rows, (rows + 1) % classes] = rate
-    return matrix
-
-
-def asymmetric_cifar10(noise_rate: float) -> npt.NDArray[np.float64]:
-    """Return the matrix that flips CIFAR-10 classes to ones they resemble.
-
-    `T[i, i] = 1 - noise_rate`, `T[i, flip(i)] = noise_rate` for five classes:
-    truck (9) -> automobile (1), bird (2) -> airplane (0),
-    deer (4) -> horse (7), cat (3) -> dog (5) and dog (5) -> cat (3).
-    The other five keep their labels.
-
-    Half of the classes are touched, so the share of wrong labels in the whole
-    of CIFAR-10 is `noise_rate / 2`.
-
-    Args:
-        noise_rate: Chance that a label of one of the five classes is wrong,
-            in [0, 1]. 0 gives the identity.
-
-    Returns:
-        `(10, 10)` float64, rows sum to 1.
-
-    Raises:
-        TypeError: if `noise_rate` is not a number.
-        ValueError: if `noise_rate` is outside [0, 1].
-
-    Example:
-
-    >>> matrix = asymmetric_cifar10(0.4)
-    >>> matrix[9].tolist()
-    [0.0, 0.4, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.6]
-    >>> round(float(1 - matrix.diagonal().mean()), 3)
-    0.2
-
-    Reference:
-        Patrini et al., 2017, "Making Deep Neural Networks Robust to Label
-        Noise: a Loss Correction Approach". https://arxiv.org/abs/1609.03683
-    """
-    rate = _rate(noise_rate)
-    matrix = np.eye(10)
-    for clean, noisy in _CIFAR10_FLIPS.items():
-        matrix[clean, clean] = 1.0 - rate
-        matrix[clean, noisy] = rate
     return matrix
 
 
@@ -211,7 +171,9 @@ def check_transition_matrix(
             "`transition_matrix` must be square. "
             f"Received: transition_matrix of shape {matrix.shape}."
         )
-    classes = _num_classes(num_classes) if num_classes is not None else None
+    classes = (
+        check_num_classes(num_classes) if num_classes is not None else None
+    )
     if classes is not None and matrix.shape[0] != classes:
         raise ValueError(
             f"`transition_matrix` must have shape ({classes}, {classes}). "
@@ -222,37 +184,27 @@ def check_transition_matrix(
             "`transition_matrix` must have at least 2 classes. "
             f"Received: transition_matrix of shape {matrix.shape}."
         )
-    # The comparison is false for NaN, which must not pass.
-    outside = np.argwhere(~((matrix >= 0.0) & (matrix <= 1.0 + 1e-6)))
-    if outside.size:
-        row, column = outside[0].tolist()
-        raise ValueError(
-            "`transition_matrix` must have entries in [0, 1]. Received: "
-            f"transition_matrix[{row}, {column}]={matrix[row, column]}."
-        )
-    sums = matrix.sum(axis=1)
-    unequal = np.flatnonzero(np.abs(sums - 1.0) > 1e-6)
-    if unequal.size:
-        row = int(unequal[0])
-        transposed = np.allclose(matrix.sum(axis=0), 1.0, rtol=0, atol=1e-6)
-        raise ValueError(
-            "`transition_matrix` must have rows that sum to 1. "
-            f"Received: row {row} of transition_matrix sums to "
-            f"{sums[row]:.7g}."
-            + (" Its columns do: transpose it." if transposed else "")
-        )
+    check_rows("transition_matrix", matrix)
     return matrix
 
 
-def _rate(noise_rate: float) -> float:
-    return _checks.number(
-        "noise_rate",
-        noise_rate,
-        minimum=0.0,
-        maximum=1.0,
-        advice="Give a fraction, not a percentage.",
-    )
-
-
-def _num_classes(num_classes: int) -> int:
-    return _checks.integer("num_classes", num_classes, minimum=2)
+def check_rows(name: str, rows: npt.NDArray[np.float64]) -> None:
+    """Raise if the rows of a 2-D array are not probability distributions."""
+    # The comparison is false for NaN, which must not pass.
+    outside = np.argwhere(~((rows >= 0.0) & (rows <= 1.0 + 1e-6)))
+    if outside.size:
+        row, column = outside[0].tolist()
+        raise ValueError(
+            f"`{name}` must have entries in [0, 1]. "
+            f"Received: {name}[{row}, {column}]={rows[row, column]}."
+        )
+    sums = rows.sum(axis=1)
+    unequal = np.flatnonzero(np.abs(sums - 1.0) > 1e-6)
+    if unequal.size:
+        row = int(unequal[0])
+        transposed = np.allclose(rows.sum(axis=0), 1.0, rtol=0, atol=1e-6)
+        raise ValueError(
+            f"`{name}` must have rows that sum to 1. "
+            f"Received: row {row} of {name} sums to {sums[row]:.7g}."
+            + (" Its columns do: transpose it." if transposed else "")
+        )
