@@ -2,6 +2,7 @@
 
 from keras_smkd import callbacks
 from keras_smkd import data
+from keras_smkd import estimators
 from keras_smkd import functional
 from keras_smkd import losses
 from keras_smkd import metrics
@@ -18,6 +19,7 @@ __all__ = [
     "SelectiveMutualDistillation",
     "callbacks",
     "data",
+    "estimators",
     "export",
     "functional",
     "losses",
