@@ -41,7 +41,9 @@ def log_probabilities(
     _checks.number("temperature", temperature, above=0.0)
     outputs = at_least_float32(outputs)
     if not from_logits:
-        outputs = ops.log(ops.maximum(outputs, keras.config.epsilon()))
+        # A Python number would make float64 into float32 on torch.
+        smallest = ops.full_like(outputs, keras.config.epsilon())
+        outputs = ops.log(ops.maximum(outputs, smallest))
     if temperature != 1.0:
         outputs = outputs / temperature
     return ops.log_softmax(outputs, axis=-1)

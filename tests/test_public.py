@@ -27,6 +27,8 @@ ARGUMENTS = {
     "Sigmoid": {"scale": 0.4, "sharpness": 8.0, "midpoint": 0.25},
     "ConfidentKnowledge": {"measure": "margin", "threshold": 0.25},
     "ProSelfLC": {"sharpness": 4.0, "trust": "global", "target_gradient": True},
+    "TemporalEnsembling": {"num_examples": 7, "momentum": 0.9, "trust": 0.25},
+    "JointOptimizationLabels": {"num_examples": 7, "start": 0.5, "window": 3},
     "SelectionRate": {"threshold": 0.2},
     "ExpectedCalibrationError": {"num_bins": 7},
     **{
@@ -35,6 +37,7 @@ ARGUMENTS = {
             "BackwardCorrection",
             "ForwardCorrection",
             "ImportanceReweighting",
+            "TransitionRevision",
         )
     },
 }

@@ -15,6 +15,8 @@ from keras_smkd.losses.normalized import NormalizedCrossEntropy
 from keras_smkd.losses.normalized import NormalizedFocal
 from keras_smkd.losses.penalties import ConfidencePenalty
 from keras_smkd.losses.penalties import JointOptimization
+from keras_smkd.losses.revision import TransitionRevision
+from keras_smkd.losses.revision import TransitionSlack
 from keras_smkd.losses.robust import GeneralizedCrossEntropy
 from keras_smkd.losses.robust import MeanAbsoluteProbabilityError
 from keras_smkd.losses.robust import TruncatedGeneralizedCrossEntropy
@@ -35,5 +37,7 @@ __all__ = [
     "NormalizedFocal",
     "ReverseCrossEntropy",
     "SymmetricCrossEntropy",
+    "TransitionRevision",
+    "TransitionSlack",
     "TruncatedGeneralizedCrossEntropy",
 ]

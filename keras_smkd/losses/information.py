@@ -39,7 +39,8 @@ def determinant_mutual_information(
         return -log_det
     # The determinant itself can leave the range of float32.
     constant = ops.convert_to_tensor(math.log(offset), dtype=log_det.dtype)
-    return -ops.logaddexp(log_det, constant)
+    # Not `logaddexp`, which makes float64 into float32 on torch.
+    return -ops.logsumexp(ops.stack([log_det, constant]), axis=0)
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")

@@ -50,7 +50,8 @@ def prior_cross_entropy(log_probs: Any, prior: Any = None) -> Any:
     count = ops.cast(ops.shape(log_probs)[0], log_probs.dtype)
     log_mean = ops.logsumexp(log_probs, axis=0) - ops.log(count)
     if prior is None:
-        return -ops.mean(log_mean)
+        # Not `mean`, which rounds float64 to float32 on torch.
+        return -ops.sum(log_mean) / log_probs.shape[-1]
     prior = ops.convert_to_tensor(prior, dtype=log_probs.dtype)
     return -ops.sum(prior * log_mean)
 

@@ -50,8 +50,9 @@ def truncated_generalized_cross_entropy(
     if kept is None:
         kept = log_probs > math.log(k)
     kept = ops.cast(kept, "bool")
-    constant = -math.expm1(q * math.log(k)) / q
     values = -ops.expm1(q * log_probs) / q
+    # A Python number would make float64 into float32 on torch.
+    constant = ops.full_like(values, -math.expm1(q * math.log(k)) / q)
     return base.expectation(labels, ops.where(kept, values, constant))
 
 

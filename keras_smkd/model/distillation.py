@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_smkd import _checks
+from keras_smkd import losses
 from keras_smkd.model import compiling
 from keras_smkd.model import labels as labels_module
 from keras_smkd.model import memory
@@ -132,6 +133,8 @@ class SelectiveMutualDistillation(PeerEnsemble):
             "supervised_weight", supervised_weight, minimum=0.0
         )
         self.temperature = _checks.number("temperature", temperature, above=0.0)
+        # Where a loss with a trainable transition matrix puts its weight.
+        self.transition_slack = losses.TransitionSlack()
         self._loss_values: Any = None
         self._logs: Any = None
         self._memory: Any = None
@@ -206,6 +209,10 @@ class SelectiveMutualDistillation(PeerEnsemble):
                 **kwargs,
             }
         )
+        # The weight of an earlier loss is let go.
+        self.transition_slack.clear()
+        if isinstance(loss, losses.TransitionRevision):
+            loss.attach(self)
         if self.built:
             # Restoring a checkpoint needs the optimizer's variables.
             self.optimizer.build(self.trainable_variables)

@@ -16,7 +16,7 @@ def remembers(target: Any) -> bool:
 
 
 def index_of_batch(y: Any) -> Any:
-    """Return the examples' places in the data set, `(batch,)`.
+    """Return the examples' places in the data set, `(batch,)` int32.
 
     Raises:
         TypeError: if they are not integers.
@@ -37,13 +37,14 @@ def index_of_batch(y: Any) -> Any:
             f"Received: index of dtype {dtype}."
         )
     if len(index.shape) == 2 and index.shape[1] == 1:
-        return ops.squeeze(index, axis=1)
+        index = ops.squeeze(index, axis=1)
     if len(index.shape) != 1:
         raise ValueError(
             "`y['index']` must have shape (batch,). "
             f"Received: index of shape {tuple(index.shape)}."
         )
-    return index
+    # Bytes would be taken for a mask on torch.
+    return ops.cast(index, "int32")
 
 
 def check_index_values(y: Any, num_examples: int) -> None:
@@ -141,12 +142,11 @@ class ExampleMemory:
         """
         inside = ops.logical_and(index >= 0, index < self._target.num_examples)
         index = ops.where(inside, index, 0)
-        weight = ops.convert_to_tensor(self._weight)
-        rows = ops.take(weight, index, axis=0)
+        rows = _read(self._weight, index)
         renewed = ops.stack(
             [
                 self._target.remember(rows[:, i], probs[:, i])
-                for i in range(weight.shape[1])
+                for i in range(rows.shape[1])
             ],
             axis=1,
         )
@@ -156,16 +156,39 @@ class ExampleMemory:
         kept = ops.all(
             kept, axis=tuple(range(1, len(rows.shape))), keepdims=True
         )
-        renewed = ops.where(kept, ops.cast(renewed, weight.dtype), rows)
-        self._weight.assign(
-            ops.scatter_update(weight, ops.expand_dims(index, axis=1), renewed)
-        )
+        renewed = ops.where(kept, ops.cast(renewed, rows.dtype), rows)
+        _write(self._weight, index, renewed)
         return ops.where(inside, rows, math.nan)
 
     def blank(self, probs: Any) -> Any:
         """Return what is remembered of examples that were never visited."""
         shape = (ops.shape(probs)[0], *self._weight.shape[1:])
         return ops.zeros(shape, dtype=self._weight.dtype)
+
+
+# `keras.ops` copies the whole weight to change a few rows of it, which costs
+# more than the rest of the step. JAX does it in place when it compiles.
+
+
+def _read(variable: Any, index: Any) -> Any:
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Not from a tensor of the variable: to change it would copy it then.
+        return tf.gather(variable.value, index)
+    return ops.take(ops.convert_to_tensor(variable), index, axis=0)
+
+
+def _write(variable: Any, index: Any, rows: Any) -> None:
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        variable.value.scatter_nd_update(ops.expand_dims(index, axis=1), rows)
+    elif backend == "torch":
+        variable.value.data[index] = rows
+    else:
+        values = ops.convert_to_tensor(variable)
+        index = ops.expand_dims(index, axis=1)
+        variable.assign(ops.scatter_update(values, index, rows))
 
 
 def _num_replicas() -> int:
