@@ -133,7 +133,7 @@ LOCAL_TRUST = {
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.25, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("trust", targets.TRUSTS)
+@pytest.mark.parametrize("trust", targets.proselflc.TRUSTS)
 def test_proselflc_equals_a_naive_loop(labels, predictions, trust, progress):
     part = targets.ProSelfLC(sharpness=6.0, midpoint=0.4, trust=trust)
     growth = sigmoid(6.0 * (progress - 0.4))
@@ -178,7 +178,7 @@ def test_proselflc_trust_grows_with_progress(predictions):
     assert np.max(values) <= 1.0
 
 
-@pytest.mark.parametrize("trust", targets.TRUSTS)
+@pytest.mark.parametrize("trust", targets.proselflc.TRUSTS)
 def test_proselflc_trust_carries_no_gradient(logits, trust):
     part = targets.ProSelfLC(trust=trust)
 
@@ -190,7 +190,7 @@ def test_proselflc_trust_carries_no_gradient(logits, trust):
 
 
 @pytest.mark.parametrize("target_gradient", [False, True])
-@pytest.mark.parametrize("trust", targets.TRUSTS)
+@pytest.mark.parametrize("trust", targets.proselflc.TRUSTS)
 def test_proselflc_gradient_holds_the_trust_constant(
     labels, logits, predictions, trust, target_gradient
 ):
@@ -222,7 +222,7 @@ def test_proselflc_gradient_holds_the_trust_constant(
 def test_proselflc_is_finite_at_probabilities_of_0_and_1(target_gradient):
     labels = np.eye(3, dtype="float32")
     logits = 1e4 * np.roll(labels, 1, axis=1)
-    for trust in targets.TRUSTS:
+    for trust in targets.proselflc.TRUSTS:
         part = targets.ProSelfLC(trust=trust, target_gradient=target_gradient)
 
         def loss(z, part=part):
@@ -257,3 +257,147 @@ def test_wrong_arguments(labels, predictions):
         targets.ProSelfLC(trust="margin")
     with pytest.raises(ValueError, match=r"`progress` must be in \[0, 1\]"):
         targets.ProSelfLC()(labels, predictions, 30)
+
+
+# Smoothed labels, bootstrapping, a virtual teacher.
+
+
+def test_label_smoothing_worked_by_hand():
+    labels = [[0.0, 1.0, 0.0], [0.5, 0.5, 0.0]]
+    over_all = targets.LabelSmoothing(0.3)(labels)
+    np.testing.assert_allclose(
+        numpy_of(over_all), [[0.1, 0.8, 0.1], [0.45, 0.45, 0.1]], rtol=1e-6
+    )
+    over_others = targets.LabelSmoothing(0.3, over="others")(labels)
+    np.testing.assert_allclose(
+        numpy_of(over_others),
+        [[0.15, 0.7, 0.15], [0.425, 0.425, 0.15]],
+        rtol=1e-6,
+    )
+
+
+def test_the_two_smoothings_are_one_another(labels):
+    over_others = targets.LabelSmoothing(0.4 * 3 / 4, over="others")(labels)
+    np.testing.assert_allclose(
+        numpy_of(targets.LabelSmoothing(0.4)(labels)),
+        numpy_of(over_others),
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        targets.LabelSmoothing(0.0),
+        targets.LabelSmoothing(0.0, over="others"),
+        targets.SoftBootstrapping(1.0),
+        targets.HardBootstrapping(1.0),
+        targets.VirtualTeacher(0.0),
+        targets.VirtualTeacher(0.0, multiplier=50.0),
+    ],
+)
+def test_nothing_corrected_gives_the_labels(labels, predictions, target):
+    np.testing.assert_array_equal(
+        numpy_of(target(labels, predictions, 0.5)), labels
+    )
+
+
+def test_bootstrapping_worked_by_hand():
+    labels, predictions = [[1.0, 0.0, 0.0]], [[0.2, 0.3, 0.5]]
+    soft = targets.SoftBootstrapping(0.9)(labels, predictions)
+    np.testing.assert_allclose(numpy_of(soft), [[0.92, 0.03, 0.05]], rtol=1e-6)
+    hard = targets.HardBootstrapping(0.9)(labels, predictions)
+    np.testing.assert_allclose(numpy_of(hard), [[0.9, 0.0, 0.1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("target", "attached"),
+    [
+        (targets.SoftBootstrapping(0.75), True),
+        (targets.SoftBootstrapping(0.75, target_gradient=False), False),
+        (targets.HardBootstrapping(0.75), False),
+    ],
+)
+def test_gradient_through_a_bootstrapped_target(
+    labels, logits, target, attached
+):
+    def loss(z):
+        log_probs = functional.log_probabilities(z)
+        corrected = target(labels, ops.exp(log_probs))
+        return ops.sum(functional.soft_cross_entropy(corrected, log_probs))
+
+    probs = np.exp(naive_log_softmax(logits))
+    corrected = numpy_of(target(labels, probs.astype("float32")))
+    expected = probs - corrected
+    if attached:
+        entropies = np.array([[naive_entropy(row)] for row in probs])
+        expected = expected - 0.25 * probs * (np.log(probs) + entropies)
+    np.testing.assert_allclose(gradient(loss, logits), expected, atol=1e-5)
+
+
+def test_virtual_teacher_worked_by_hand():
+    part = targets.VirtualTeacher(alpha=0.5, temperature=0.5, correct_prob=0.8)
+    # u / T is (1.6, 0.2, 0.2).
+    top = math.exp(1.6) / (math.exp(1.6) + 2 * math.exp(0.2))
+    teacher = numpy_of(part.teacher([[1.0, 0.0, 0.0]]))
+    np.testing.assert_allclose(
+        teacher, [[top, (1 - top) / 2, (1 - top) / 2]], rtol=1e-6
+    )
+    ours = numpy_of(part([[1.0, 0.0, 0.0]]))
+    np.testing.assert_allclose(
+        ours, 0.5 * np.array([[1.0, 0.0, 0.0]]) + 0.5 * teacher, rtol=1e-6
+    )
+    assert part.loss_weight(3) == 1.0
+
+
+def test_multiplier_of_the_virtual_teacher_keeps_the_proportions(labels):
+    # (1 - 0.25) labels + 0.25 * 8 / 4 teacher, normalised.
+    part = targets.VirtualTeacher(0.25, 2.0, 0.9, multiplier=8.0)
+    assert part.loss_weight(4) == 1.25
+    expected = (0.75 * labels + 0.5 * numpy_of(part.teacher(labels))) / 1.25
+    np.testing.assert_allclose(numpy_of(part(labels)), expected, rtol=1e-6)
+
+
+EVERY_TARGET = [
+    targets.ProSelfLC(),
+    targets.LabelSmoothing(),
+    targets.LabelSmoothing(0.2, over="others"),
+    targets.SoftBootstrapping(),
+    targets.HardBootstrapping(),
+    targets.VirtualTeacher(),
+    targets.VirtualTeacher(0.95, 10.0, 0.9, multiplier=100.0),
+]
+
+
+@pytest.mark.parametrize("target", EVERY_TARGET)
+def test_every_target_is_a_distribution(rng, predictions, target):
+    soft = rng.random((10, 4)).astype("float32") + 0.1
+    soft /= soft.sum(axis=-1, keepdims=True)
+    for labels in (soft, np.eye(4, dtype="float32")[:1].repeat(10, 0)):
+        ours = numpy_of(target(labels, predictions, 0.7))
+        assert ours.dtype == "float32"
+        assert (ours >= 0).all()
+        np.testing.assert_allclose(ours.sum(axis=-1), 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: targets.LabelSmoothing(1.5), r"`smoothing` must be in \[0, 1"),
+        (lambda: targets.LabelSmoothing(over="none"), "`over` must be one of"),
+        (lambda: targets.SoftBootstrapping(-1), r"`beta` must be in \[0, 1\]"),
+        (lambda: targets.HardBootstrapping(2.0), r"`beta` must be in \[0, 1\]"),
+        (lambda: targets.VirtualTeacher(2.0), r"`alpha` must be in \[0, 1\]"),
+        (
+            lambda: targets.VirtualTeacher(temperature=0),
+            "`temperature` must be a finite number > 0",
+        ),
+        (
+            lambda: targets.VirtualTeacher(multiplier=0),
+            "`multiplier` must be a finite number > 0",
+        ),
+    ],
+)
+def test_wrong_arguments_of_the_other_targets(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
