@@ -1,4 +1,4 @@
-"""README's Python is run as a reader would run it, from top to bottom."""
+"""The Python of the pages is run as a reader would run it, top to bottom."""
 
 import json
 import os
@@ -8,43 +8,77 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
+from keras import ops
+
+from keras_smkd.losses import base
+from keras_smkd.targets import corrected_targets
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def blocks(language):
-    text = (ROOT / "README.md").read_text()
+def blocks(language, page="README.md"):
+    text = (ROOT / page).read_text()
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_python_blocks_run(tmp_path):
-    pytest.importorskip("sklearn")
-    pytest.importorskip("tensorflow")  # For the export.
-    code = "\n".join(blocks("python"))
+def run(code, folder):
+    """Run Python that chooses a backend, with ours; return what it prints."""
     choice = 'os.environ["KERAS_BACKEND"] = "tensorflow"'
     assert code.count(choice) == 1
     backend = keras.backend.backend()
     code = code.replace(choice, choice.replace("tensorflow", backend))
-    code += "\nprint(probabilities.shape, sorted(each), model.step)"
     if backend == "torch":
         code = "import torch\n" + code
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()
+
+
+def test_python_of_readme_runs(tmp_path):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("tensorflow")  # For the export.
+    code = "\n".join(blocks("python"))
+    code += "\nprint(probabilities.shape, sorted(each), model.step)"
     # 57 batches of 32 in the one epoch of the last fit.
     closing = "(1797, 10) ['peer_0', 'peer_1'] 57"
-    assert done.stdout.splitlines()[-1] == closing
+    assert run(code, tmp_path)[-1] == closing
     assert sorted(os.listdir(tmp_path / "serving")) == [
         "ensemble",
         "peer_0",
         "peer_1",
     ]
+
+
+def test_python_of_the_page_on_choosing_runs(tmp_path):
+    pytest.importorskip("sklearn")
+    # It goes on where README's quickstart ends.
+    pages = [blocks("python")[0], *blocks("python", "docs/choosing.md")]
+    code = "\n".join(pages).replace("epochs=60", "epochs=1")
+    code += "\nprint(model.step, matrix.shape, loss.name)"
+    assert run(code, tmp_path)[-1] == "57 (10, 10) forward_correction"
+
+
+def test_new_parts_can_be_made_as_contributing_says():
+    names = {
+        "base": base,
+        "corrected_targets": corrected_targets,
+        "keras": keras,
+        "np": np,
+        "ops": ops,
+    }
+    for block in blocks("python", "CONTRIBUTING.md"):
+        exec(block, names)
+    names["test_squared_error_worked_by_hand"]()
+    ours = names["HalfPrediction"]()([[1.0, 0.0]], [[0.5, 0.5]])
+    np.testing.assert_allclose(ops.convert_to_numpy(ours), [[0.75, 0.25]])
 
 
 def test_commands_name_files_and_extras_that_there_are():
@@ -57,10 +91,13 @@ def test_commands_name_files_and_extras_that_there_are():
             assert re.search(rf"^{extra} = \[", metadata, re.MULTILINE), extra
 
 
-def test_links_lead_to_files():
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/choosing.md"]
+)
+def test_links_lead_to_files(page):
+    text = (ROOT / page).read_text()
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
-        assert (ROOT / link).exists(), link
+        assert ((ROOT / page).parent / link).exists(), link
 
 
 def test_notebook_is_executed_whole_and_in_order():

@@ -640,7 +640,10 @@ def test_peers_train_one_slack_together(rng, is_list):
     model = peers_with(loss, optimizer)
     model.threshold = 0.0
     log_probs = [
-        naive_log_softmax(x @ peer.get_weights()[0]) for peer in model.peers
+        ops.convert_to_tensor(
+            naive_log_softmax(x @ peer.get_weights()[0]), "float32"
+        )
+        for peer in model.peers
     ]
     model.train_on_batch(x, y)
 
@@ -648,7 +651,7 @@ def test_peers_train_one_slack_together(rng, is_list):
         values = [
             ops.mean(
                 revision.transition_revision(
-                    np.eye(4)[y], values.astype("float32"), matrix, slack
+                    np.eye(4)[y], values, matrix, slack
                 )
             )
             for values in log_probs
