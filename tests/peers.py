@@ -21,7 +21,7 @@ def mlp(width=8, features=6, classes=4, dropout=0.0, activation=None):
         keras.layers.BatchNormalization(),
     ]
     if dropout:
-        layers.append(keras.layers.Dropout(dropout))
+        layers.append(keras.layers.Dropout(dropout, seed=11))
     layers.append(keras.layers.Dense(classes, activation=activation))
     return keras.Sequential(layers)
 

@@ -89,6 +89,94 @@ np.savez(
 '''
 
 
+# What moves between the backends: a model in training, with all that there is
+# to save. Each backend saves one, and loads and trains on those of the others.
+MOVE = """
+import contextlib
+import pathlib
+import sys
+
+with contextlib.suppress(ImportError):
+    import torch
+import keras
+import numpy as np
+from peers import functional_net
+from peers import mlp
+
+import keras_smkd
+
+command, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+here = keras.backend.backend()
+rng = np.random.default_rng(5)
+x = rng.normal(size=(24, 6)).astype("float32")
+labels = {"label": np.arange(24) % 4, "index": np.arange(24)}
+
+
+def fresh():
+    return keras_smkd.SelectiveMutualDistillation(
+        [mlp(dropout=0.3), functional_net()],
+        target=keras_smkd.targets.TemporalEnsembling(24),
+    )
+
+
+def fit(model, first, last):
+    model.fit(
+        x,
+        labels,
+        batch_size=8,
+        initial_epoch=first,
+        epochs=last,
+        verbose=0,
+        callbacks=[keras_smkd.callbacks.ProgressiveThreshold()],
+    )
+
+
+if command == "save":
+    model = fresh()
+    model.compile(
+        [keras.optimizers.Adam(0.01), keras.optimizers.SGD(0.1, momentum=0.9)],
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    fit(model, 0, 2)
+    model.save(folder / f"{here}.keras")
+    model.save_weights(folder / f"{here}.weights.h5")
+    np.save(folder / f"{here}.npy", model.predict(x, verbose=0))
+for there in sys.argv[3:]:
+    expected = np.load(folder / f"{there}.npy")
+    model = keras.saving.load_model(folder / f"{there}.keras")
+    alone = fresh()
+    alone.load_weights(folder / f"{there}.weights.h5")
+    for loaded in (model, alone):
+        difference = loaded.predict(x, verbose=0) - expected
+        assert np.abs(difference).max() <= 1e-6
+        assert (loaded.step, loaded.total_steps) == (6, 6)
+        assert loaded.threshold == model.threshold
+    steps = [optimizer.iterations for optimizer in model.optimizer.optimizers]
+    assert [int(keras.ops.convert_to_numpy(step)) for step in steps] == [6, 6]
+    fit(model, 2, 3)
+    assert model.step == 9
+    print(there, "to", here)
+"""
+
+
+def run(script, backend, *arguments):
+    """Run a script under a backend; return what it prints."""
+    tests = pathlib.Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env={
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "PYTHONPATH": os.pathsep.join([str(tests), *sys.path]),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{backend}: {done.stderr[-2000:]}"
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """From backend to its logs over 50 steps."""
@@ -104,26 +192,9 @@ def runs(tmp_path_factory):
         for k, weight in enumerate(peer.get_weights()):
             data[f"peer_{i}_{k}"] = weight
     np.savez(folder / "start.npz", **data)
-    tests = pathlib.Path(__file__).parent
     results = {}
     for backend in BACKENDS:
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                TRAIN,
-                str(folder / "start.npz"),
-                str(folder / f"{backend}.npz"),
-            ],
-            env={
-                **os.environ,
-                "KERAS_BACKEND": backend,
-                "PYTHONPATH": os.pathsep.join([str(tests), *sys.path]),
-            },
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, f"{backend}: {done.stderr[-2000:]}"
+        run(TRAIN, backend, folder / "start.npz", folder / f"{backend}.npz")
         results[backend] = dict(np.load(folder / f"{backend}.npz"))
     return results
 
@@ -155,3 +226,13 @@ def test_runs_exercise_a_moving_threshold_and_learn(runs):
         assert len(set(logs["selection_rate"])) > 20
         assert np.all(np.diff(logs["threshold"]) < 0)
         assert logs["accuracy"][-5:].mean() > logs["accuracy"][:5].mean() + 0.2
+
+
+def test_files_move_between_all_backends(tmp_path):
+    for backend in BACKENDS:
+        run(MOVE, backend, "save", tmp_path)
+    for backend in BACKENDS:
+        others = [other for other in BACKENDS if other != backend]
+        lines = run(MOVE, backend, "load", tmp_path, *others)
+        for other in others:
+            assert f"{other} to {backend}" in lines.splitlines()

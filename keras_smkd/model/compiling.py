@@ -229,6 +229,21 @@ def optimizer_for_peers(optimizer: Any, peers: Sequence[keras.Model]) -> Any:
     return keras.optimizers.MultiOptimizer(route)
 
 
+def portable(config: Any) -> Any:
+    """Return a configuration that the other backends can read, too.
+
+    On torch, Keras names optimizers by modules that only exist there.
+    """
+    if isinstance(config, (list, tuple)):
+        return [portable(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    config = {name: portable(value) for name, value in config.items()}
+    if str(config.get("module")).startswith("keras.src.backend.torch."):
+        config["module"] = "keras.optimizers"
+    return config
+
+
 def steps_taken(optimizer: Any) -> Any:
     """Return how many updates the optimizer has made, as a tensor.
 

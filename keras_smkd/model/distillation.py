@@ -220,8 +220,8 @@ class SelectiveMutualDistillation(PeerEnsemble):
     def get_compile_config(self) -> dict[str, Any] | None:
         if not self.compiled:
             return None
-        return keras.saving.serialize_keras_object(
-            dict(self._compile_arguments)
+        return compiling.portable(
+            keras.saving.serialize_keras_object(dict(self._compile_arguments))
         )
 
     def compile_from_config(self, config: dict[str, Any]) -> None:

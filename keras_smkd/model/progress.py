@@ -163,6 +163,32 @@ class ProgressModel(keras.Model):
         for i, variable in enumerate(self.variables):
             yield f"{prefix}{i}/{variable.path}", variable.value
 
+    def save_own_variables(self, store: Any) -> None:
+        """Save the model's own weights, and the state of its randomness.
+
+        Keras leaves the seeds of dropout and of random layers out, without
+        which a resumed training goes another way.
+        """
+        super().save_own_variables(store)
+        for i, state in enumerate(self._seed_states()):
+            store[f"seed_{i}"] = ops.convert_to_numpy(state)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load what `save_own_variables` saved."""
+        seeds = {key for key in store.keys() if key.startswith("seed_")}
+        super().load_own_variables(
+            {key: store[key] for key in store.keys() if key not in seeds}
+        )
+        states = self._seed_states()
+        # Peers with other random layers are other peers; their weights fit.
+        if len(seeds) == len(states):
+            for i, state in enumerate(states):
+                state.assign(store[f"seed_{i}"])
+
+    def _seed_states(self) -> list[Any]:
+        known = {id(v) for v in (*self.weights, *self.metrics_variables)}
+        return [v for v in self.variables if id(v) not in known]
+
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         given = FIT_SIGNATURE.bind(self, *args, **kwargs).arguments
