@@ -189,7 +189,7 @@ def with_loss(name, seed, warmup=0):
         compile_with(model, loss)
         accuracies += fit(model, x, noisy, test, epochs)["val_accuracy"]
     probs = model.predict(x, verbose=0)
-    return accuracies, metrics.memorization_rate(noisy, clean, probs)
+    return accuracies, float(metrics.memorization_rate(noisy, clean, probs))
 
 
 def with_target(row, seed):
@@ -206,10 +206,10 @@ def with_target(row, seed):
     peers = [history[f"val_{name}_accuracy"] for name in model.peer_names]
     probs = model.predict(x, verbose=0, output="all")
     memorized = [
-        metrics.memorization_rate(noisy, clean, probs[name])
+        float(metrics.memorization_rate(noisy, clean, probs[name]))
         for name in model.peer_names
     ]
-    return list(np.mean(peers, axis=0)), float(np.mean(memorized))
+    return np.mean(peers, axis=0).tolist(), float(np.mean(memorized))
 
 
 def fit(model, x, labels, test, epochs, calls=()):
