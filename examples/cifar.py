@@ -1,8 +1,9 @@
 """CIFAR-10 or CIFAR-100 with wrong labels: two residual networks as peers.
 
-One run trains two peers by one method, on labels made wrong by a transition
-matrix or by people (CIFAR-N). It logs every epoch, can be interrupted and
-resumed, draws one figure, prints one table and exports the peers on request:
+One run trains two peers by one method, on labels that a transition matrix, the
+images themselves or people (CIFAR-N) made wrong. It logs every epoch, can be
+interrupted and resumed, draws one figure, prints one table and exports the
+peers on request:
 
     KERAS_BACKEND=jax python examples/cifar.py --data_dir ~/datasets \
         --train_size 2000 --epochs 2
@@ -15,8 +16,10 @@ images takes minutes. For results, take a GPU:
     python examples/cifar.py --peers resnet18 --epochs 100 --batch_size 128 \
         --learning_rate 0.1 --noise human --human_labels CIFAR-10_human.npz
 
-A run's folder holds log.csv, run.png, settings.json and model.keras, as it was
-after the last whole epoch. `--resume --run_dir FOLDER` goes on from there.
+A run's folder holds log.csv, run.png, settings.json, noisy_labels.npz and
+model.keras, as it was after the last whole epoch. `--resume --run_dir FOLDER`
+goes on from there. `noise.NoisyLabels.load` reads the labels of the whole
+training set, with the recipe that makes them again.
 """
 
 import contextlib
@@ -60,13 +63,15 @@ PEERS = {
     "small": ([16, 32], [1, 2], "block", 1),
     "resnet18": ([64, 128, 256, 512], [1, 2, 2, 2], "basic_block", 4),
 }
-MATRICES = {
-    "none": lambda rate, classes: np.eye(classes),
-    "symmetric": noise.symmetric_excluding_true,
-    "symmetric_including_true": noise.symmetric_including_true,
-    "pair": noise.pair_flip,
-    "asymmetric": lambda rate, classes: noise.asymmetric_cifar10(rate),
+# Kinds of `noise.make_noisy`; resembling classes are the data set's affair.
+KINDS = {
+    "symmetric": "symmetric_excluding_true",
+    "symmetric_including_true": "symmetric_including_true",
+    "pair": "pair_flip",
+    "asymmetric": "asymmetric_{dataset}",
+    "asymmetric_blocks": "asymmetric_cifar100_blocks",
 }
+NOISES = ["none", *KINDS, "instance", "human"]
 HUMAN_SETS = [
     "aggre_label",
     "random_label1",
@@ -99,7 +104,7 @@ flags.DEFINE_string("export_dir", None, "Folder to make, for SavedModels.")
 flags.DEFINE_enum("dataset", "cifar10", ["cifar10", "cifar100"], "Data set.")
 flags.DEFINE_integer("train_size", 0, "Training examples; 0: all.", 0)
 flags.DEFINE_integer("test_size", 0, "Test examples; 0: all.", 0)
-flags.DEFINE_enum("noise", "symmetric", [*MATRICES, "human"], "Label noise.")
+flags.DEFINE_enum("noise", "symmetric", NOISES, "Label noise.")
 flags.DEFINE_float("noise_rate", 0.4, "Argument of the noise.", 0.0, 1.0)
 flags.DEFINE_integer("noise_seed", 0, "Seed of the noise.", 0)
 flags.DEFINE_enum("human_set", "worse_label", HUMAN_SETS, "Which human labels.")
@@ -133,6 +138,8 @@ def check_run(folder, settings):
         sys.exit(f"{FLAGS.export_dir} exists: give another --export_dir.")
     if FLAGS.noise == "human" and not FLAGS.human_labels:
         sys.exit("--noise human needs a file of labels: give --human_labels.")
+    if FLAGS.noise == "asymmetric_blocks" and FLAGS.dataset != "cifar100":
+        sys.exit("--noise asymmetric_blocks needs --dataset cifar100.")
     if not FLAGS.resume:
         if folder.is_dir() and any(folder.iterdir()):
             sys.exit(
@@ -167,40 +174,65 @@ def choose(labels, size):
     return np.sort(np.concatenate(chosen))
 
 
-def prepare_data():
-    """Return images, noisy and clean labels to train on, and a test pair."""
+def make_labels(examples):
+    """Return `noise.NoisyLabels` of all examples, as the flags have it."""
+    clean, num_classes = examples.labels, examples.num_classes
+    if FLAGS.noise == "none":
+        return noise.NoisyLabels(clean, clean, num_classes, {"kind": "none"})
+    if FLAGS.noise == "human":
+        clean, noisy = (
+            # By the canonical index: files of labels come in that order.
+            data.load_human_labels(FLAGS.human_labels, name)[examples.index]
+            for name in ("clean_label", FLAGS.human_set)
+        )
+        recipe = {"kind": FLAGS.human_set}
+        return noise.NoisyLabels(clean, noisy, num_classes, recipe)
+    settings = {"num_classes": num_classes, "seed": FLAGS.noise_seed}
+    if FLAGS.noise == "instance":
+        return noise.make_noisy_by_instance(
+            clean, examples.images, FLAGS.noise_rate, **settings
+        )
+    kind = KINDS[FLAGS.noise].format(dataset=FLAGS.dataset)
+    return noise.make_noisy(clean, kind, FLAGS.noise_rate, **settings)
+
+
+def prepare_data(saved):
+    """Return noisy labels, and what `train` trains and tests on."""
     place = (FLAGS.data_dir, FLAGS.download)
     examples = data.load_tfds(FLAGS.dataset, "train", *place)
     test = data.load_tfds(FLAGS.dataset, "test", *place)
     # All labels become noisy, so that a subset has the labels of the whole.
-    if FLAGS.noise == "human":
-        noisy, clean = (
-            # By the canonical index: files of labels come in that order.
-            data.load_human_labels(FLAGS.human_labels, name)[examples.index]
-            for name in (FLAGS.human_set, "clean_label")
-        )
-        if (clean != examples.labels).any():
-            raise ValueError(
-                f"{FLAGS.human_labels} has labels of another data set."
-            )
-    else:
-        matrix = MATRICES[FLAGS.noise](FLAGS.noise_rate, examples.num_classes)
-        noisy = noise.corrupt_labels(examples.labels, matrix, FLAGS.noise_seed)
+    labels = (
+        noise.NoisyLabels.load(saved)
+        if saved.exists()
+        else make_labels(examples)
+    )
+    if not np.array_equal(labels.clean_labels, examples.labels):
+        source = saved if saved.exists() else FLAGS.human_labels
+        raise ValueError(f"{source} has labels of another data set.")
     keep = choose(examples.labels, FLAGS.train_size)
     held = choose(test.labels, FLAGS.test_size)
-    rate = noise.realized_noise_rate(examples.labels[keep], noisy[keep])
+    rate = np.mean(labels.is_noisy[keep])
+    print(labels)
     print(
         f"{keras.backend.backend()}: {len(keep)} images of {FLAGS.dataset} to "
         f"train on, {100 * rate:.1f} % of their labels wrong, {len(held)} to "
         f"test on, {FLAGS.epochs} epochs, seed {FLAGS.seed}.",
         flush=True,
     )
-    return (
+    return labels, (
         examples.images[keep],
-        noisy[keep],
-        examples.labels[keep],
+        labels.noisy_labels[keep],
+        labels.clean_labels[keep],
         (test.images[held], test.labels[held]),
     )
+
+
+def save_labels(labels, path):
+    """Save the labels whole or not at all, as a resumed run reads them."""
+    partial = path.with_name("partial.npz")
+    labels.save(partial)
+    os.replace(partial, path)
 
 
 def make_peer(backbone, blocks, num_classes):
@@ -397,11 +429,12 @@ def main(_):
     folder = run_folder()
     check_run(folder, settings)
     try:
-        prepared = prepare_data()
+        labels, prepared = prepare_data(folder / "noisy_labels.npz")
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "settings.json").write_text(json.dumps(settings, indent=2))
+    save_labels(labels, folder / "noisy_labels.npz")
     print(f"The run's files are in {folder}.", flush=True)
     try:
         model = train(folder, *prepared)

@@ -1,14 +1,22 @@
 """The examples, run as a user runs them: a process each."""
 
 import csv
+import importlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import types
 
 import keras
+import numpy as np
 import pytest
+from sklearn import datasets
+from sklearn import model_selection
+
+from keras_smkd import noise
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BACKEND = keras.backend.backend()
@@ -62,6 +70,46 @@ def test_quickstart_compares_four_methods(tmp_path):
     assert (tmp_path / "course.png").read_bytes().startswith(b"\x89PNG")
 
 
+def check_report(done, labels, peers, at_least):
+    """Assert that an example with one seed told its noise and its numbers."""
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert repr(labels) in lines
+    (head,) = [line for line in lines if line.startswith("method")]
+    assert all(peer in head for peer in peers)
+    for method in ("independent", "all knowledge", "SMKD-P"):
+        (row,) = [line for line in lines if line.startswith(method)]
+        numbers = [float(number) for number in re.findall(r"\d+\.\d", row)]
+        accuracies, (spread, memorised, seconds) = numbers[:6], numbers[6:]
+        for last, best in zip(accuracies[::2], accuracies[1::2], strict=True):
+            assert at_least <= best <= 100
+            assert 0 <= last <= best
+        assert spread == 0
+        # Three epochs are too few to learn the wrong labels by heart.
+        assert memorised < 50
+        assert seconds > 0
+
+
+def test_tabular_reports_its_noise_and_three_methods(tmp_path):
+    _, y = datasets.load_breast_cancer(return_X_y=True)
+    clean_labels, _ = model_selection.train_test_split(
+        y, test_size=200, random_state=0, stratify=y
+    )
+    labels = noise.make_noisy(
+        clean_labels, "symmetric_excluding_true", 0.3, num_classes=2, seed=0
+    )
+    done = run(tmp_path, "tabular.py", "--quick")
+    check_report(done, labels, ("wide peer", "deep peer"), at_least=75)
+
+
+def test_text_reports_its_noise_and_three_methods(tmp_path):
+    labels = noise.make_noisy(
+        np.arange(2000) % 6, "pair_flip", 0.3, num_classes=6, seed=0
+    )
+    done = run(tmp_path, "text.py", "--quick")
+    check_report(done, labels, ("average peer", "conv peer"), at_least=40)
+
+
 def refusal(done):
     """Return the sentence with which an example ended."""
     assert done.returncode == 1
@@ -75,6 +123,65 @@ def test_cifar_without_data_says_what_to_do(tmp_path):
     assert refusal(done).startswith("No prepared data set 'cifar10' in")
     assert "`data_dir`" in refusal(done)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def cifar(monkeypatch):
+    """The example as a module, whose functions can be called."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module("cifar")
+
+
+def make_labels(cifar, num_classes, *arguments):
+    generator = np.random.default_rng(0)
+    labels = np.arange(400, dtype=np.int32) % num_classes
+    cifar.FLAGS(["cifar.py", f"--dataset=cifar{num_classes}", *arguments])
+    return cifar.make_labels(
+        types.SimpleNamespace(
+            images=generator.integers(0, 256, (400, 4, 4, 3), dtype=np.uint8),
+            labels=labels,
+            index=np.arange(400)[::-1],
+            num_classes=num_classes,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "name", "kind"),
+    [
+        (10, "none", "none"),
+        (10, "symmetric", "symmetric_excluding_true"),
+        (10, "symmetric_including_true", "symmetric_including_true"),
+        (100, "pair", "pair_flip"),
+        (10, "asymmetric", "asymmetric_cifar10"),
+        (100, "asymmetric", "asymmetric_cifar100"),
+        (100, "asymmetric_blocks", "asymmetric_cifar100_blocks"),
+        (10, "instance", "instance_dependent"),
+    ],
+)
+def test_cifar_makes_every_kind_of_noise(cifar, num_classes, name, kind):
+    labels = make_labels(cifar, num_classes, f"--noise={name}")
+    assert labels.recipe["kind"] == kind
+    assert labels.is_noisy.any() == (name != "none")
+    if kind in noise.KINDS:
+        again = noise.make_noisy(labels.clean_labels, **labels.recipe)
+        np.testing.assert_array_equal(again.noisy_labels, labels.noisy_labels)
+
+
+def test_cifar_refuses_blocks_of_a_hundred_classes_for_ten(cifar, tmp_path):
+    cifar.FLAGS(["cifar.py", "--dataset=cifar10", "--noise=asymmetric_blocks"])
+    with pytest.raises(SystemExit, match="needs --dataset cifar100"):
+        cifar.check_run(tmp_path, {})
+
+
+def test_cifar_aligns_human_labels_by_the_index(cifar, tmp_path):
+    clean = np.arange(400)[::-1] % 10
+    file = tmp_path / "human.npz"
+    np.savez(file, clean_label=clean, worse_label=(clean + 1) % 10)
+    labels = make_labels(cifar, 10, "--noise=human", f"--human_labels={file}")
+    assert labels.recipe == {"kind": "worse_label"}
+    assert labels.realized_noise_rate == 1
+    np.testing.assert_array_equal(labels.clean_labels, np.arange(400) % 10)
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +209,16 @@ def test_cifar_logs_draws_and_prints_the_run(whole_run):
     assert {path.name for path in run_dir.iterdir()} == {
         "log.csv",
         "model.keras",
+        "noisy_labels.npz",
         "run.png",
         "settings.json",
     }
     assert (run_dir / "run.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((run_dir / "settings.json").read_text())["seed"] == 0
+    labels = noise.NoisyLabels.load(run_dir / "noisy_labels.npz")
+    assert repr(labels) in done.stdout.splitlines()
+    assert labels.recipe["kind"] == "symmetric_excluding_true"
+    assert len(labels) == 50_000
     log = rows(run_dir)
     assert [line["epoch"] for line in log] == ["0", "1", "2"]
     for name in ("val_peer_1_accuracy", "memorization", "selection_rate"):
