@@ -1,40 +1,19 @@
-"""Data sets in memory, and human labels that align with them."""
+"""Data sets of TensorFlow Datasets: in memory, or as files to be decoded."""
 
-import dataclasses
 import difflib
-import importlib
 import os
 import pathlib
 import re
-import zipfile
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from keras_smkd import _checks
-
-_READ_BATCH = 1000
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Examples:
-    """Holds the examples of a data set in memory, in canonical order.
-
-    Args:
-        images: `(examples, height, width, channels)`, dtype as stored (uint8
-            for nearly all data sets).
-        labels: `(examples,)` int32, as the data set gives them.
-        index: `(examples,)` int64, each example's canonical index in its
-            data set; `human_labels[index]` aligns a file of labels.
-        num_classes: Number of classes that the data set has.
-    """
-
-    images: npt.NDArray[Any]
-    labels: npt.NDArray[np.int32]
-    index: npt.NDArray[np.int64]
-    num_classes: int
+from keras_smkd.data import files
+from keras_smkd.data import reading
+from keras_smkd.data.examples import Examples
+from keras_smkd.data.inputs import import_optional
 
 
 def load_tfds(
@@ -42,8 +21,13 @@ def load_tfds(
     split: str = "train",
     data_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
+    *,
+    image_size: tuple[int, int] | None = None,
+    extract_to: str | os.PathLike[str] | None = None,
+    label_key: str | None = None,
+    memory_limit: int = 8 * 2**30,
 ) -> Examples:
-    """Load a split of a TensorFlow Datasets image data set into memory.
+    """Load a split of a TensorFlow Datasets image data set.
 
     Where the data set has an `id` feature that ends in a number, as CIFAR-10
     has (`train_16399`), the number is the example's index and the examples
@@ -52,23 +36,39 @@ def load_tfds(
     numbers repeat), the index is the position at which the split reads the
     example.
 
+    Images of one shape are read as they are. Others, such as those of
+    `food101` or `imagenet2012`, need `image_size`, and are resized as they
+    are read, into memory. Where they are too many for that, `extract_to`
+    writes them to a folder as they are stored, a file each, for pipelines to
+    decode; a second call finds them there.
+
     Args:
         name: A TFDS name, with `/config` or `:version` if need be.
         split: A TFDS split, such as `"test"` or `"train[:10%]"`.
         data_dir: Folder of prepared data sets. None is TFDS's own default:
             `TFDS_DATA_DIR`, else a folder in the user's home.
         download: Whether to download and prepare what is absent.
+        image_size: `(height, width)` to which images are resized
+            (bilinearly), after they are cut in the middle to the same
+            proportions. None: images keep the one shape that they have.
+        extract_to: Folder for the files of this name and split. None: all
+            images are decoded into memory.
+        label_key: Name of the feature that is the label, such as
+            `"coarse_label"` of `cifar100`. None: the data set's own choice.
+        memory_limit: Bytes that the decoded images may take.
 
     Returns:
-        `Examples`, with all images decoded.
+        `Examples`: with all images decoded, or with the paths of files.
 
     Raises:
-        ImportError: if TensorFlow or TensorFlow Datasets is not installed.
+        ImportError: if TensorFlow, TensorFlow Datasets or (to resize) Pillow
+            is not installed.
         FileNotFoundError: if the data set is not prepared in `data_dir` and
             `download` is False.
         TypeError: if `name` or `split` is not a string.
-        ValueError: if TFDS does not know the name or the split, or if the
-            data set has no images of one shape or no class labels.
+        ValueError: if TFDS does not know the name or the split, the data set
+            has no images, no class labels, or images that need `image_size`
+            or more than `memory_limit`, or if a stored image is corrupt.
 
     Example:
 
@@ -78,6 +78,9 @@ def load_tfds(
     train.labels[:5]  # [6, 9, 9, 4, 1]
     train.index[:5]  # [0, 1, 2, 3, 4]
     train.num_classes  # 10
+    food = keras_smkd.data.load_tfds(
+        "food101", image_size=(224, 224), extract_to="~/food101/train"
+    )
     ```
 
     Reference:
@@ -89,10 +92,71 @@ def load_tfds(
                 f"`{argument}` must be a string. "
                 f"Received: {argument}={value!r}."
             )
+    builder = _builder(name, data_dir)
+    if download:
+        builder.download_and_prepare()
+    elif not builder.is_prepared():
+        raise FileNotFoundError(
+            f"No prepared data set {name!r} in {builder.data_path}: pass as "
+            "`data_dir` the folder that holds it, or pass download=True."
+        )
+    keys = _find_keys(name, builder.info, label_key)
+    try:
+        size = builder.info.splits[split].num_examples
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"`split` must name a split of {name!r} or a part of one: "
+            f"{', '.join(map(repr, builder.info.splits))}. "
+            f"Received: split={split!r}."
+        ) from error
+    features = builder.info.features
+    shape = features[keys[0]].shape
+    if image_size is not None:
+        channels = shape[-1] if shape[-1] in (1, 3, 4) else 3
+        shape = files.check_image_shape(image_size, channels)
+    elif len(shape) != 3 or None in shape:
+        raise ValueError(
+            "`image_size` must be given for a data set whose images have no "
+            f"one shape. Received: image_size=None, name={name!r}, with images "
+            f"of shape {shape}."
+        )
+    if extract_to is not None:
+        folder = pathlib.Path(extract_to).expanduser()
+        images, labels, ids = reading.extract(
+            builder, split, size, keys, folder
+        )
+    else:
+        dtype = np.dtype(features[keys[0]].np_dtype)
+        needed = size * int(np.prod(shape)) * dtype.itemsize
+        if needed > memory_limit:
+            raise ValueError(
+                f"`memory_limit` must be >= {needed}, the bytes that the "
+                f"images take. Received: memory_limit={memory_limit}. Give "
+                "`extract_to`, a smaller `image_size`, or a part as `split`."
+            )
+        images = np.empty((size, *shape), dtype)
+        if image_size is None:
+            labels, ids = reading.read(builder, split, keys, images)
+        else:
+            labels, ids = reading.read_resized(builder, split, keys, images)
+    index = _canonical_index(ids)
+    if index is None:
+        logging.info("No canonical index in the ids: using the position.")
+        index = np.arange(size)
+    else:
+        order = np.argsort(index)
+        images, labels, index = images[order], labels[order], index[order]
+    label = features[keys[1]]
+    return Examples(
+        images, labels, index, label.num_classes, tuple(label.names), shape
+    )
+
+
+def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     tfds = import_optional("tensorflow_datasets", "load_tfds")
     root = None if data_dir is None else os.path.expanduser(data_dir)
     try:
-        builder = tfds.builder(name, data_dir=root)
+        return tfds.builder(name, data_dir=root)
     except tfds.core.DatasetNotFoundError:
         near = difflib.get_close_matches(
             re.split("[/:]", name)[0], tfds.list_builders(), n=3
@@ -107,149 +171,35 @@ def load_tfds(
             "`name` must be a data set known to TensorFlow Datasets. "
             f"Received: name={name!r}. {hint}"
         ) from None
-    if download:
-        builder.download_and_prepare()
-    elif not builder.is_prepared():
-        raise FileNotFoundError(
-            f"No prepared data set {name!r} in {builder.data_path}: pass as "
-            "`data_dir` the folder that holds it, or pass download=True."
-        )
-    _check_features(name, builder.info.features)
-    try:
-        size = builder.info.splits[split].num_examples
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"`split` must name a split of {name!r} or a part of one: "
-            f"{', '.join(map(repr, builder.info.splits))}. "
-            f"Received: split={split!r}."
-        ) from error
-    return _read(tfds, builder, split, size)
 
 
-def load_human_labels(
-    path: str | os.PathLike[str], name: str
-) -> npt.NDArray[np.int32]:
-    """Load one set of human labels from an `.npz` file.
-
-    The files of CIFAR-N, saved as `.npz`, hold `clean_label`, `aggre_label`,
-    `random_label1` to `random_label3` and `worse_label` for CIFAR-10, in the
-    canonical order that `load_tfds` restores.
-
-    Args:
-        path: The `.npz` file. Nothing in it is unpickled.
-        name: Key of the labels in the file.
-
-    Returns:
-        `(examples,)` int32.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        TypeError: if the array holds anything but integers.
-        ValueError: if the file is no `.npz`, has no such key, or the array
-            is not 1-D.
-
-    Example:
-
-    ```python
-    train = keras_smkd.data.load_tfds("cifar10")
-    worse = keras_smkd.data.load_human_labels(PATH, "worse_label")
-    keras_smkd.noise.realized_noise_rate(
-        train.labels, worse[train.index]
-    )  # 0.40208
-    ```
-
-    Reference:
-        Wei et al., 2022, "Learning with Noisy Labels Revisited: A Study
-        Using Real-World Human Annotations". https://arxiv.org/abs/2110.12088
-    """
-    file = pathlib.Path(path).expanduser()
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"`path` must be an existing .npz file. Received: path={path!r}."
-        )
-    if not zipfile.is_zipfile(file):
-        raise ValueError(
-            f"`path` must be a file in .npz format. Received: path={path!r}."
-        )
-    with np.load(file, allow_pickle=False) as archive:
-        _checks.one_of("name", name, archive.files)
-        labels = archive[name]
-    if labels.dtype.kind not in "iu":
-        raise TypeError(
-            f"`{name}` in the file must be integers. "
-            f"Received: {name} of dtype {labels.dtype}."
-        )
-    if labels.ndim != 1:
-        raise ValueError(
-            f"`{name}` in the file must be 1-D. "
-            f"Received: {name} of shape {labels.shape}."
-        )
-    return labels.astype(np.int32)
-
-
-def import_optional(module: str, user: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"`{user}` needs {module}, which could not be imported. Install "
-            'with: pip install "keras-smkd[data]"'
-        ) from error
-
-
-def _check_features(name: str, features: Any) -> None:
-    missing = [key for key in ("image", "label") if key not in features]
+def _find_keys(
+    name: str, info: Any, label_key: str | None
+) -> tuple[str, str, bool]:
+    """Return the names of image and label, and whether there are ids."""
+    features = info.features
+    supervised = info.supervised_keys
+    if not supervised or not all(isinstance(key, str) for key in supervised):
+        supervised = ("image", "label")
+    image, label = supervised[0], label_key or supervised[1]
+    missing = [key for key in (image, label) if key not in features]
     if missing:
         raise ValueError(
-            "`name` must be a data set with features 'image' and 'label'. "
-            f"Received: name={name!r}, with features "
+            f"`name` must be a data set with features {image!r} and "
+            f"{label!r}. Received: name={name!r}, with features "
             f"{', '.join(map(repr, features))}."
         )
-    shape = features["image"].shape
-    if len(shape) != 3 or None in shape:
+    if type(features[image]).__name__ != "Image":
         raise ValueError(
-            "`name` must be a data set whose images have one shape. Received: "
-            f"name={name!r}, with images of shape {shape}. Resize them, and "
-            "make the pipeline from arrays."
+            "`name` must be a data set of images. Received: name="
+            f"{name!r}, with {image} {features[image]!r}."
         )
-    if not isinstance(getattr(features["label"], "num_classes", None), int):
+    if not isinstance(getattr(features[label], "num_classes", None), int):
         raise ValueError(
             "`name` must be a data set with one class label per example. "
-            f"Received: name={name!r}, with label {features['label']!r}."
+            f"Received: name={name!r}, with label {features[label]!r}."
         )
-
-
-def _read(tfds: Any, builder: Any, split: str, size: int) -> Examples:
-    features = builder.info.features
-    keys = [key for key in ("image", "label", "id") if key in features]
-    batches = builder.as_dataset(
-        split=split,
-        shuffle_files=False,
-        # Whole batches cross into Python: one by one is ten times slower.
-        batch_size=_READ_BATCH,
-        decoders=tfds.decode.PartialDecoding(dict.fromkeys(keys, True)),
-        read_config=tfds.ReadConfig(try_autocache=False),
-    )
-    images = np.empty(
-        (size, *features["image"].shape), features["image"].np_dtype
-    )
-    labels = np.empty(size, np.int32)
-    ids: list[Any] = []
-    start = 0
-    for batch in batches.as_numpy_iterator():
-        stop = start + len(batch["label"])
-        images[start:stop] = batch["image"]
-        labels[start:stop] = batch["label"]
-        ids.extend(batch.get("id", ()))
-        start = stop
-    index = _canonical_index(ids)
-    if index is None:
-        logging.info("No canonical index in the ids: using the position.")
-        index = np.arange(size)
-    else:
-        order = np.argsort(index)
-        images, labels, index = images[order], labels[order], index[order]
-    return Examples(images, labels, index, features["label"].num_classes)
+    return image, label, "id" in features
 
 
 def _canonical_index(ids: list[Any]) -> npt.NDArray[np.int64] | None:

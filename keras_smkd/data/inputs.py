@@ -1,0 +1,163 @@
+"""Checks of images, labels and the like that all pipelines share."""
+
+import importlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_smkd import _checks
+from keras_smkd.data.recipes import Augmentation
+
+
+def import_optional(module: str, user: str, install: str = "data") -> Any:
+    """Return a module, or raise and say how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"`{user}` needs {module}, which could not be imported. Install "
+            f'with: pip install "keras-smkd[{install}]"'
+        ) from error
+
+
+def check_examples(
+    images: npt.ArrayLike, labels: npt.ArrayLike, num_classes: int | None
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return images and labels in the dtypes that pipelines hand on.
+
+    Images may be strings, the paths of files.
+    """
+    images = np.asarray(images)
+    are_files = images.dtype.kind == "U" and images.ndim == 1
+    if not (are_files or images.ndim > 1) or not len(images):
+        raise ValueError(
+            "`images` must be (examples, ...) with at least one example. "
+            f"Received: images of shape {images.shape}."
+        )
+    if images.dtype.kind == "f":
+        images = images.astype(np.float32, copy=False)
+    elif images.dtype != np.uint8 and not are_files:
+        raise TypeError(
+            "`images` must be uint8 or floating point. Received: images of "
+            f"dtype {images.dtype}. Scale them to [0, 1] as floats."
+        )
+    return images, check_labels(labels, len(images), num_classes)
+
+
+def check_labels(
+    labels: npt.ArrayLike, num_images: int, num_classes: int | None
+) -> npt.NDArray[Any]:
+    """Return labels as int32, or as float32 if they are one-hot or soft."""
+    labels = np.asarray(labels)
+    integers = labels.dtype.kind in "iu"
+    if not (labels.ndim == 1 and integers) and not (
+        labels.ndim == 2 and (integers or labels.dtype.kind == "f")
+    ):
+        raise TypeError(
+            "`labels` must be (examples,) integers or (examples, classes) "
+            f"numbers. Received: labels of shape {labels.shape}, dtype "
+            f"{labels.dtype}."
+        )
+    if len(labels) != num_images:
+        raise ValueError(
+            "`labels` must be as long as `images`. "
+            f"Received: {len(labels)} labels, {num_images} images."
+        )
+    if num_classes is not None:
+        check_classes(labels, num_classes)
+    return labels.astype(np.int32 if labels.ndim == 1 else np.float32)
+
+
+def check_classes(labels: npt.NDArray[Any], num_classes: int) -> None:
+    """Raise if labels do not fit the number of classes."""
+    num_classes = _checks.integer("num_classes", num_classes, minimum=2)
+    if labels.ndim == 2 and labels.shape[1] != num_classes:
+        raise ValueError(
+            f"`labels` must have {num_classes} columns, one per class. "
+            f"Received: labels of shape {labels.shape}."
+        )
+    low, high = labels.min(), labels.max()
+    if labels.ndim == 1 and (low < 0 or high >= num_classes):
+        raise ValueError(
+            f"`labels` must be in [0, {num_classes}). "
+            f"Received: labels from {low} to {high}."
+        )
+
+
+def check_index(index: npt.ArrayLike, size: int) -> npt.NDArray[np.int32]:
+    """Return the index as int32, or raise if it is none for `size` examples."""
+    array = np.asarray(index)
+    if array.dtype.kind not in "iu":
+        raise TypeError(
+            f"`index` must be integers. Received: index of dtype {array.dtype}."
+        )
+    if array.shape != (size,):
+        raise ValueError(
+            f"`index` must have one integer for each of {size} examples. "
+            f"Received: index of shape {array.shape}."
+        )
+    if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
+        raise ValueError(
+            "`index` must be in [0, 2**31). "
+            f"Received: index from {array.min()} to {array.max()}."
+        )
+    return array.astype(np.int32)
+
+
+def check_statistics(
+    mean: npt.ArrayLike | None, std: npt.ArrayLike | None, channels: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
+    """Return mean and std as float32, None if both are None, or raise."""
+    if mean is None and std is None:
+        return None
+    found = []
+    for name, value in (("mean", mean), ("std", std)):
+        array = np.asarray(np.nan if value is None else value, np.float64)
+        if array.shape not in ((), (channels,)) or not np.isfinite(array).all():
+            raise ValueError(
+                "`mean` and `std` must be numbers, or one for each of "
+                f"{channels} channels, or both None. "
+                f"Received: {name}={value!r}."
+            )
+        if name == "std" and (array <= 0).any():
+            raise ValueError(f"`std` must be > 0. Received: std={value!r}.")
+        found.append(array.astype(np.float32))
+    return found[0], found[1]
+
+
+def check_augmentation(
+    augment: Any,
+    augmentation: Augmentation,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    has_index: bool,
+    num_classes: int | None,
+) -> None:
+    """Raise if images or labels do not fit what is to be done with them."""
+    if (augmentation.moves or augmentation.num_ops or augmentation.cutmix) and (
+        len(shape) != 3
+    ):
+        raise ValueError(
+            "`images` must be (examples, height, width, channels) for "
+            f"augment={augment!r}. Received: images of shape "
+            f"{('examples', *shape)}."
+        )
+    if augmentation.num_ops and (
+        dtype != np.uint8 or shape[2] not in (1, 3) or min(shape[:2]) < 3
+    ):
+        raise ValueError(
+            "`images` must be uint8 of 1 or 3 channels, at least 3 x 3, for "
+            f"augment={augment!r}. Received: images of dtype {dtype}, "
+            f"shape {('examples', *shape)}."
+        )
+    if augmentation.mixes and has_index:
+        raise ValueError(
+            "`index` must not be given to mix examples: a mixed one has no "
+            f"place of its own. Received: augment={augment!r} with an index."
+        )
+    if augmentation.mixes and num_classes is None:
+        raise ValueError(
+            "`num_classes` must be given to mix integer labels. "
+            f"Received: num_classes=None, augment={augment!r}."
+        )
