@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_smkd import _checks
-from keras_smkd.estimators import _inputs
+from keras_smkd.estimators import arguments
 from keras_smkd.estimators.mixture import MINIMUM_RANGE
 from keras_smkd.estimators.mixture import TINY
 from keras_smkd.estimators.mixture import BetaMixture
@@ -60,7 +60,7 @@ def fit_beta_mixture(
         Arazo et al., 2019, "Unsupervised Label Noise Modeling and Loss
         Correction". https://arxiv.org/abs/1904.11238
     """
-    values = _inputs.vector("losses", losses)
+    values = arguments.vector("losses", losses)
     max_iterations = _checks.integer(
         "max_iterations", max_iterations, minimum=1
     )

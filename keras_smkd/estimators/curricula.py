@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_smkd import _checks
-from keras_smkd.estimators import _inputs
+from keras_smkd.estimators import arguments
 
 
 def self_paced_weights(
@@ -36,7 +36,7 @@ def self_paced_weights(
         Very Deep Neural Networks on Corrupted Labels".
         https://arxiv.org/abs/1712.05055
     """
-    differences = _inputs.vector("loss_differences", loss_differences)
+    differences = arguments.vector("loss_differences", loss_differences)
     return (differences <= 0.0).astype(np.float64)
 
 
@@ -71,7 +71,7 @@ def linear_weights(
         Very Deep Neural Networks on Corrupted Labels".
         https://arxiv.org/abs/1712.05055
     """
-    differences = _inputs.vector("loss_differences", loss_differences)
+    differences = arguments.vector("loss_differences", loss_differences)
     gamma = _checks.number("gamma", gamma, above=0.0)
     return np.clip(1.0 - differences / gamma, 0.0, 1.0)
 
@@ -104,7 +104,7 @@ def hard_example_weights(
         Very Deep Neural Networks on Corrupted Labels".
         https://arxiv.org/abs/1712.05055
     """
-    differences = _inputs.vector("loss_differences", loss_differences)
+    differences = arguments.vector("loss_differences", loss_differences)
     return (differences >= 0.0).astype(np.float64)
 
 
@@ -138,7 +138,7 @@ def focal_weights(
         Lin et al., 2017, "Focal Loss for Dense Object Detection".
         https://arxiv.org/abs/1708.02002
     """
-    values = _inputs.vector("losses", losses, minimum=0.0)
+    values = arguments.vector("losses", losses, minimum=0.0)
     gamma = _checks.number("gamma", gamma, above=0.0)
     return (-np.expm1(-values)) ** gamma
 
@@ -189,12 +189,12 @@ def mentornet_pd_weights(
         Very Deep Neural Networks on Corrupted Labels" (thresholds: authors'
         code). https://arxiv.org/abs/1712.05055
     """
-    differences = _inputs.vector("loss_differences", loss_differences)
+    differences = arguments.vector("loss_differences", loss_differences)
     warmup = _checks.number("warmup", warmup, minimum=0.0, maximum=1.0)
     linear_start = _checks.number(
         "linear_start", linear_start, minimum=0.0, maximum=1.0
     )
-    done = _inputs.vector("progress", np.atleast_1d(progress), minimum=0.0)
+    done = arguments.vector("progress", np.atleast_1d(progress), minimum=0.0)
     if done.max() > 1.0:
         raise ValueError(
             "`progress` must be in [0, 1]. "

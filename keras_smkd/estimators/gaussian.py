@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_smkd import _checks
-from keras_smkd.estimators import _inputs
+from keras_smkd.estimators import arguments
 from keras_smkd.noise.arguments import check_seed
 
 
@@ -56,7 +56,7 @@ def gaussian_mixture_posterior(
         Semi-supervised Learning" (defaults: authors' code).
         https://arxiv.org/abs/2002.07394
     """
-    values = _inputs.vector("losses", losses)
+    values = arguments.vector("losses", losses)
     seed = check_seed(seed)
     max_iterations = _checks.integer(
         "max_iterations", max_iterations, minimum=1

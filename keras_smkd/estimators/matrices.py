@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_smkd import _checks
-from keras_smkd.estimators import _inputs
+from keras_smkd.estimators import arguments
 from keras_smkd.noise.arguments import check_label_pair
 from keras_smkd.noise.arguments import check_labels
 from keras_smkd.noise.arguments import check_num_classes
@@ -59,7 +59,7 @@ def anchor_transition_matrix(
         Patrini et al., 2017, "Making Deep Neural Networks Robust to Label
         Noise: a Loss Correction Approach". https://arxiv.org/abs/1609.03683
     """
-    probs = _inputs.distributions("predictions", predictions)
+    probs = arguments.distributions("predictions", predictions)
     candidates = probs.copy()
     if percentile is not None:
         percentile = _checks.number(
@@ -122,7 +122,7 @@ def intermediate_transition_matrix(
         Yao et al., 2020, "Dual T: Reducing Estimation Error for Transition
         Matrix in Label-noise Learning". https://arxiv.org/abs/2006.07805
     """
-    probs = _inputs.distributions("predictions", predictions)
+    probs = arguments.distributions("predictions", predictions)
     _checks.one_of("empty_rows", empty_rows, ("raise", "zeros"))
     classes = probs.shape[1]
     noisy = check_labels("noisy_labels", noisy_labels, classes)

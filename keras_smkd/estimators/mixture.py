@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_smkd import _checks
-from keras_smkd.estimators import _inputs
+from keras_smkd.estimators import arguments
 
 TINY = 1e-12
 # Losses are normalised from `low + 1e-5` on, so `high` must be above that.
@@ -98,7 +98,9 @@ class BetaMixture:
             ValueError: if they are not 1-D, empty or not finite.
         """
         low = self.low + MINIMUM_RANGE
-        x = (_inputs.vector("losses", losses) - low) / (self.high - low + 1e-6)
+        x = (arguments.vector("losses", losses) - low) / (
+            self.high - low + 1e-6
+        )
         x[x >= 1.0] = 0.999
         x[x <= 0.0] = 0.001
         return x

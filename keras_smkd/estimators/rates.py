@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_smkd import _checks
-from keras_smkd.estimators import _inputs
+from keras_smkd.estimators import arguments
 from keras_smkd.noise.arguments import check_noise_rate
 from keras_smkd.noise.arguments import check_num_classes
 from keras_smkd.noise.matrices import check_transition_matrix
@@ -50,7 +50,7 @@ def matrix_noise_rate(
     if class_shares is None:
         shares = np.full(diagonal.size, 1.0 / diagonal.size)
     else:
-        shares = _inputs.vector("class_shares", class_shares, minimum=0.0)
+        shares = arguments.vector("class_shares", class_shares, minimum=0.0)
         if shares.size != diagonal.size:
             raise ValueError(
                 f"`class_shares` must be one per class, {diagonal.size}. "
