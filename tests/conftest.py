@@ -1,13 +1,25 @@
 """What every test shares: the backend, its precision, a seeded generator."""
 
+import atexit
 import contextlib
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Two threads on a busy machine make torch fifty times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Many tests compile the same small models, some in processes of their own: JAX
+# need not do it each time.
+if os.environ["KERAS_BACKEND"] == "jax":
+    cache = tempfile.mkdtemp(prefix="jax-cache-")
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 # Torch imported after TensorFlow can crash on a clash of their libraries.
 with contextlib.suppress(ImportError):
@@ -34,16 +46,20 @@ def _seed():
     keras.utils.set_random_seed(7)
 
 
+def shared_folder():
+    root = pathlib.Path(__file__).resolve().parents[1]
+    return pathlib.Path(
+        os.environ.get("KERAS_SMKD_SHARED", root.parent / "shared")
+    )
+
+
 @pytest.fixture(scope="session")
 def shared_dir():
     """The folder with golden vectors and real data, or a skip.
 
     It lies beside the checkout, or where `KERAS_SMKD_SHARED` says.
     """
-    root = pathlib.Path(__file__).resolve().parents[1]
-    path = pathlib.Path(
-        os.environ.get("KERAS_SMKD_SHARED", root.parent / "shared")
-    )
+    path = shared_folder()
     if not path.is_dir():
         pytest.skip(
             "needs the shared folder (golden vectors, CIFAR-10); set "
@@ -53,11 +69,17 @@ def shared_dir():
 
 
 @pytest.fixture(scope="session")
-def golden_dir(shared_dir):
-    """The folder of golden vectors (`KERAS_SMKD_GOLDEN`), or a skip."""
+def golden_dir():
+    """The folder of golden vectors, or a skip.
+
+    It is what `KERAS_SMKD_GOLDEN` says, by default `golden` in the shared
+    folder.
+    """
     path = pathlib.Path(
-        os.environ.get("KERAS_SMKD_GOLDEN", shared_dir / "golden")
+        os.environ.get("KERAS_SMKD_GOLDEN", shared_folder() / "golden")
     )
     if not path.is_dir():
-        pytest.skip(f"no golden vectors at {path.name}/")
+        pytest.skip(
+            "needs the golden vectors; set KERAS_SMKD_GOLDEN to their folder"
+        )
     return path
