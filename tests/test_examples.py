@@ -40,8 +40,6 @@ def settings(folder):
         **os.environ,
         "KERAS_BACKEND": BACKEND,
         "PYTHONPATH": str(ROOT),
-        # JAX compiles once for all processes of a session.
-        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "jax"),
     }
     return {"cwd": folder, "env": environment, "text": True}
 
