@@ -21,7 +21,7 @@ def images(rng):
     return rng.integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", ["none", "flip_crop", "mixup", "cutmix"])
+@pytest.mark.parametrize("name", list(data.RECIPES))
 def test_batches_are_those_of_the_pipeline(images, name):
     pytest.importorskip("tensorflow")
     options = {
@@ -119,8 +119,6 @@ def test_fit_trains_on_the_right_epochs():
 
 def test_sequence_errors(images):
     options = {"batch_size": 4, "seed": 0}
-    with pytest.raises(ValueError, match=r"without RandAugment.*'randaugment'"):
-        data.PipelineSequence(images, LABELS, augment="randaugment", **options)
     with pytest.raises(ValueError, match="Did you mean 'flip_crop'"):
         data.PipelineSequence(images, LABELS, augment="flipcrop", **options)
     with pytest.raises(TypeError, match="`labels` must be given unless"):
@@ -194,7 +192,7 @@ def test_torch_augmentation_follows_seed_and_epoch(images):
 
 
 def test_torch_errors(images, monkeypatch):
-    for name in ("mixup", "cutmix", "randaugment"):
+    for name in ("mixup", "cutmix"):
         with pytest.raises(ValueError, match=f"single examples.*'{name}'"):
             data.make_torch_dataset(
                 images, LABELS, augment=name, seed=0, num_classes=4

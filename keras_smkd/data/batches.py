@@ -11,6 +11,7 @@ from keras_smkd import _checks
 from keras_smkd.data import files
 from keras_smkd.data import inputs
 from keras_smkd.data import order
+from keras_smkd.data import rand_augment
 from keras_smkd.data import recipes
 from keras_smkd.data.examples import Examples
 
@@ -70,6 +71,10 @@ class Plan:
         x = self.images[positions]
         if self.augmentation.moves:
             x = recipes.move(x, draws, self.augmentation.padding)
+        if self.augmentation.num_ops:
+            x = rand_augment.apply(
+                x, draws["op"], draws["sign"], self.augmentation.magnitude
+            )
         x = x.astype(np.float32)
         if self.dtype == np.uint8:
             x /= np.float32(255.0)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from absl import logging
 
 from keras_smkd import _checks
-from keras_smkd.data.inputs import import_optional
+from keras_smkd.data.optional import import_optional
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif"}
 _FIRST_BYTES = {
@@ -89,7 +89,7 @@ def decode(
         shape: (height, width, channels) to return.
         name: What to call the image in an error; by default, the path.
     """
-    pillow = import_optional("PIL.Image", "decode")
+    pillow = import_optional("PIL.Image", "decode", "images")
     height, width, channels = shape
     try:
         with pillow.open(

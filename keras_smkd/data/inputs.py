@@ -1,6 +1,5 @@
 """Checks of images, labels and the like that all pipelines share."""
 
-import importlib
 from typing import Any
 
 import numpy as np
@@ -8,17 +7,6 @@ import numpy.typing as npt
 
 from keras_smkd import _checks
 from keras_smkd.data.recipes import Augmentation
-
-
-def import_optional(module: str, user: str, install: str = "data") -> Any:
-    """Return a module, or raise and say how to install it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"`{user}` needs {module}, which could not be imported. Install "
-            f'with: pip install "keras-smkd[{install}]"'
-        ) from error
 
 
 def check_examples(
@@ -143,11 +131,9 @@ def check_augmentation(
             f"augment={augment!r}. Received: images of shape "
             f"{('examples', *shape)}."
         )
-    if augmentation.num_ops and (
-        dtype != np.uint8 or shape[2] not in (1, 3) or min(shape[:2]) < 3
-    ):
+    if augmentation.num_ops and (dtype != np.uint8 or shape[2] not in (1, 3)):
         raise ValueError(
-            "`images` must be uint8 of 1 or 3 channels, at least 3 x 3, for "
+            "`images` must be uint8 of 1 or 3 channels for "
             f"augment={augment!r}. Received: images of dtype {dtype}, "
             f"shape {('examples', *shape)}."
         )

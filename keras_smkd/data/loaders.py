@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from keras_smkd.data.batches import make_plan
 from keras_smkd.data.examples import Examples
-from keras_smkd.data.inputs import import_optional
+from keras_smkd.data.optional import import_optional
 from keras_smkd.data.recipes import Augmentation
 
 
@@ -48,8 +48,8 @@ def make_torch_dataset(
         shuffle: Whether each epoch of the sampler has a new order. Needs
             `seed`.
         seed: Integer >= 0.
-        augment: An `Augmentation` or the name of one, with neither
-            RandAugment nor MixUp nor CutMix.
+        augment: An `Augmentation` or the name of one, with neither MixUp
+            nor CutMix.
         mean: Number, or one per channel, to subtract.
         std: Number > 0, or one per channel, to divide by.
         cache: Where files are kept once decoded.
@@ -67,8 +67,7 @@ def make_torch_dataset(
     Raises:
         ImportError: if torch is not installed.
         TypeError: as `make_pipeline` does.
-        ValueError: as `make_pipeline` does, or for a recipe that mixes or
-            has RandAugment.
+        ValueError: as `make_pipeline` does, or for a recipe that mixes.
 
     Example:
 
@@ -104,10 +103,10 @@ def make_torch_dataset(
         drop_remainder=False,
         initial_epoch=initial_epoch,
     )
-    if plan.augmentation.mixes or plan.augmentation.num_ops:
+    if plan.augmentation.mixes:
         raise ValueError(
-            "`augment` must be without RandAugment, MixUp and CutMix for a "
-            f"dataset of single examples. Received: augment={augment!r}."
+            "`augment` must be without MixUp and CutMix for a dataset of "
+            f"single examples. Received: augment={augment!r}."
         )
     if channels_first and len(plan.image_shape) != 3:
         raise ValueError(

@@ -11,7 +11,7 @@ from keras_smkd.data import tf_batches
 from keras_smkd.data.batches import make_plan
 from keras_smkd.data.examples import Examples
 from keras_smkd.data.examples import from_arrays
-from keras_smkd.data.inputs import import_optional
+from keras_smkd.data.optional import import_optional
 from keras_smkd.data.recipes import Augmentation
 
 

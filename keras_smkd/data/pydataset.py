@@ -16,7 +16,7 @@ class PipelineSequence(keras.utils.PyDataset):
     """Hands out the batches of `make_pipeline` without TensorFlow.
 
     The same arguments give the same examples, labels and draws in the same
-    batches (pixels to float32 rounding). RandAugment is for `tf.data` only.
+    batches (pixels to float32 rounding).
 
     An epoch counts once its last batch is handed out, as it does there, and
     the next one begins when Keras calls `on_epoch_end`. Keras calls it once
@@ -37,7 +37,7 @@ class PipelineSequence(keras.utils.PyDataset):
         num_classes: If given, labels are checked to fit it.
         shuffle: Whether each epoch has a new order. Needs `seed`.
         seed: Integer >= 0.
-        augment: An `Augmentation` or the name of one, without RandAugment.
+        augment: An `Augmentation` or the name of one.
         mean: Number, or one per channel, to subtract.
         std: Number > 0, or one per channel, to divide by.
         cache: Where files are kept once decoded.
@@ -47,7 +47,7 @@ class PipelineSequence(keras.utils.PyDataset):
 
     Raises:
         TypeError: as `make_pipeline` does.
-        ValueError: as `make_pipeline` does, or for RandAugment.
+        ValueError: as `make_pipeline` does.
 
     Example:
 
@@ -98,11 +98,6 @@ class PipelineSequence(keras.utils.PyDataset):
             drop_remainder=drop_remainder,
             initial_epoch=initial_epoch,
         )
-        if self._plan.augmentation.num_ops:
-            raise ValueError(
-                "`augment` must be without RandAugment, which only "
-                f"make_pipeline has. Received: augment={augment!r}."
-            )
         self.epoch = initial_epoch
 
     @property

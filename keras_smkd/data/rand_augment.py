@@ -1,15 +1,14 @@
-"""RandAugment: draws in NumPy, and the operations in TensorFlow.
+"""RandAugment: draws in NumPy, operations by Pillow, image by image.
 
-Each image has operations of its own, as in the paper. Operations of one kind
-are done together, for those images of a batch that have one of them: looking
-up values in a table per channel, blending with a grey or with a smoothed
-image, and moving pixels.
+Each image has operations of its own, as in the paper.
 """
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from keras_smkd.data.optional import import_optional
 
 RAND_AUGMENT_OPS: tuple[str, ...] = (
     "identity",
@@ -29,194 +28,100 @@ RAND_AUGMENT_OPS: tuple[str, ...] = (
 )
 """The operations of the paper, with identity, at their usual largest sizes."""
 
-_FILL = 128.0
-_BRIGHTNESS = RAND_AUGMENT_OPS.index("brightness")
-_COLOR = RAND_AUGMENT_OPS.index("color")
-_SHARPNESS = RAND_AUGMENT_OPS.index("sharpness")
+_ENHANCED = ("brightness", "contrast", "color", "sharpness")
+_GREY = 128
 
 
 def draw(
-    generator: np.random.Generator,
-    num_ops: int,
-    magnitude: float,
-    count: int,
-    shape: tuple[int, ...],
-) -> dict[str, npt.NDArray[Any]]:
-    """Return which operations each image has, and how strong they are.
+    generator: np.random.Generator, num_ops: int, count: int
+) -> dict[str, npt.NDArray[np.int32]]:
+    """Return which operations each image has, and which way they go.
 
-    `op` is `(num_ops, count)`; `factor` holds the factors of blends, 1 where
-    there are none; `transform` is `(num_ops, count, 8)`, as TensorFlow takes
-    projective transforms, and the identity where nothing moves.
+    `op` is `(count, num_ops)`, a place in `RAND_AUGMENT_OPS`; `sign` is of the
+    same shape, -1 or 1.
     """
-    size = (num_ops, count)
-    op = generator.integers(0, len(RAND_AUGMENT_OPS), size, np.int32)
-    signed = magnitude * generator.choice([-1.0, 1.0], size)
-    blends = (op >= _BRIGHTNESS) & (op <= _SHARPNESS)
+    size = (count, num_ops)
     return {
-        "op": op,
-        "factor": np.where(blends, 1.0 + 0.9 * signed, 1.0).astype(np.float32),
-        "transform": _transforms(op, signed, *shape[:2]),
+        "op": generator.integers(0, len(RAND_AUGMENT_OPS), size, np.int32),
+        "sign": generator.choice(np.array([-1, 1], np.int32), size),
     }
-
-
-def _transforms(
-    op: npt.NDArray[np.int32],
-    signed: npt.NDArray[np.float64],
-    height: int,
-    width: int,
-) -> npt.NDArray[np.float32]:
-    """Return `[a, b, c, d, e, f, 0, 0]`: the source of (x, y).
-
-    It is `(a x + b y + c, d x + e y + f)`. Rotation and shear leave the
-    centre where it is.
-    """
-    name = np.array(RAND_AUGMENT_OPS)[op]
-    angle = np.where(name == "rotate", np.radians(30.0) * signed, 0.0)
-    a = e = np.cos(angle)
-    b = np.sin(angle) + np.where(name == "shear_x", 0.3 * signed, 0.0)
-    d = -np.sin(angle) + np.where(name == "shear_y", 0.3 * signed, 0.0)
-    x, y = (width - 1) / 2, (height - 1) / 2
-    c, f = x - a * x - b * y, y - d * x - e * y
-    c += np.where(name == "translate_x", 150 / 331 * width * signed, 0.0)
-    f += np.where(name == "translate_y", 150 / 331 * height * signed, 0.0)
-    zero = np.zeros_like(a)
-    return np.stack([a, b, c, d, e, f, zero, zero], -1).astype(np.float32)
 
 
 def apply(
-    tf: Any, images: Any, draws: dict[str, Any], num_ops: int, magnitude: float
-) -> Any:
-    """Return uint8 images after the operations that were drawn."""
+    images: npt.NDArray[np.uint8],
+    op: npt.NDArray[np.int32],
+    sign: npt.NDArray[np.int32],
+    magnitude: float,
+) -> npt.NDArray[np.uint8]:
+    """Return images after the operations that were drawn.
 
-    def look_up(images: Any, op: Any, factor: Any) -> Any:
-        return _look_up(tf, images, op, factor, magnitude)
+    Args:
+        images: `(batch, height, width, channels)` uint8, 1 or 3 channels.
+        op: `(batch, num_ops)`, places in `RAND_AUGMENT_OPS`.
+        sign: `(batch, num_ops)`, -1 or 1.
+        magnitude: In [0, 1].
 
-    def color(images: Any, factor: Any) -> Any:
-        return _blend(tf, _grey(tf, images), images, factor)
-
-    def sharpen(images: Any, factor: Any) -> Any:
-        return _blend(tf, _smooth(tf, images), images, factor)
-
-    def move(images: Any, transform: Any) -> Any:
-        return _move(tf, images, transform)
-
-    for k in range(num_ops):
-        op, factor = draws["op"][k], draws["factor"][k]
-        for chosen, change, arguments in (
-            ((op > 0) & (op < _COLOR), look_up, (op, factor)),
-            (op == _COLOR, color, (factor,)),
-            (op == _SHARPNESS, sharpen, (factor,)),
-            (op > _SHARPNESS, move, (draws["transform"][k],)),
-        ):
-            places = tf.where(chosen)
-            parts = [tf.gather(v, places[:, 0]) for v in (images, *arguments)]
-            images = tf.tensor_scatter_nd_update(images, places, change(*parts))
-    return images
+    Returns:
+        `(batch, height, width, channels)` uint8.
+    """
+    pillow = import_optional("PIL.Image", "RandAugment", "images")
+    result = np.empty_like(images)
+    for n, image in enumerate(images):
+        picture = pillow.fromarray(
+            image[..., 0] if image.shape[-1] == 1 else image
+        )
+        for k, direction in zip(op[n], sign[n], strict=True):
+            picture = _changed(
+                picture, RAND_AUGMENT_OPS[k], float(direction), magnitude
+            )
+        result[n] = np.asarray(picture).reshape(image.shape)
+    return result
 
 
-def _move(tf: Any, images: Any, transform: Any) -> Any:
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=transform,
-        output_shape=images.shape[1:3],
-        fill_value=_FILL,
-        interpolation="NEAREST",
-        fill_mode="CONSTANT",
+def _changed(picture: Any, name: str, sign: float, magnitude: float) -> Any:
+    """Return a picture after one operation."""
+    from PIL import ImageEnhance
+    from PIL import ImageOps
+
+    if name == "identity":
+        return picture
+    if name == "auto_contrast":
+        return ImageOps.autocontrast(picture)
+    if name == "equalize":
+        return ImageOps.equalize(picture)
+    if name == "posterize":
+        return ImageOps.posterize(picture, 8 - round(4 * magnitude))
+    if name == "solarize":
+        return ImageOps.solarize(picture, round(256 * (1 - magnitude)))
+    if name in _ENHANCED:
+        enhancer = getattr(ImageEnhance, name.capitalize())(picture)
+        return enhancer.enhance(1.0 + 0.9 * sign * magnitude)
+    return _moved(picture, name, sign * magnitude)
+
+
+def _moved(picture: Any, name: str, amount: float) -> Any:
+    """Return a picture rotated, sheared or shifted about its centre."""
+    grey = _GREY if picture.mode == "L" else (_GREY,) * 3
+    if name == "rotate":
+        return picture.rotate(-30.0 * amount, fillcolor=grey)
+    width, height = picture.size
+    # The source of (x, y) is (a x + b y + c, d x + e y + f).
+    a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
+    if name == "shear_x":
+        b = 0.3 * amount
+        c = -b * height / 2
+    elif name == "shear_y":
+        d = 0.3 * amount
+        f = -d * width / 2
+    elif name == "translate_x":
+        c = 150 / 331 * width * amount
+    else:
+        f = 150 / 331 * height * amount
+    from PIL import Image
+
+    return picture.transform(
+        picture.size,
+        Image.Transform.AFFINE,
+        (a, b, c, d, e, f),
+        fillcolor=grey,
     )
-
-
-def _grey(tf: Any, images: Any) -> Any:
-    """Return `(batch, height, width, 1)` int32, as Pillow makes it grey."""
-    values = tf.cast(images, tf.int32)
-    if images.shape[-1] == 1:
-        return values
-    weights = tf.constant([19595, 38470, 7471])
-    total = tf.reduce_sum(values * weights, -1, keepdims=True)
-    return (total + 0x8000) // 0x10000
-
-
-def _look_up(
-    tf: Any, images: Any, op: Any, factor: Any, magnitude: float
-) -> Any:
-    """Return images after the operations that are tables of values."""
-    height, width, channels = images.shape[1:]
-    pixels = height * width
-    batch = tf.shape(images)[0]
-    value = tf.range(256)
-    # All tables are (batch, channels, 256), or broadcast to it.
-    flat = tf.reshape(images, (batch, pixels, channels))
-    row = tf.range(batch * channels)[None, :] * 256
-    row = tf.reshape(row, (batch, 1, channels))
-    counts = tf.math.bincount(
-        tf.reshape(tf.cast(flat, tf.int32) + row, [-1]),
-        minlength=batch * channels * 256,
-        maxlength=batch * channels * 256,
-    )
-    counts = tf.reshape(counts, (batch, channels, 256))
-
-    low = tf.cast(tf.reduce_min(flat, axis=1), tf.float32)[..., None]
-    high = tf.cast(tf.reduce_max(flat, axis=1), tf.float32)[..., None]
-    stretched = (tf.cast(value, tf.float32) - low) * tf.math.divide_no_nan(
-        255.0, high - low
-    )
-    stretched = tf.where(
-        high > low,
-        tf.cast(tf.clip_by_value(stretched, 0, 255), tf.int32),
-        value,
-    )
-
-    largest = tf.cast(high[..., 0], tf.int32)
-    last = tf.gather(counts, largest, batch_dims=2)[..., None]
-    step = (pixels - last) // 255
-    below = tf.cumsum(counts, axis=-1, exclusive=True)
-    equalized = (below + step // 2) // tf.maximum(step, 1)
-    equalized = tf.where(step > 0, tf.minimum(equalized, 255), value)
-
-    bits = 8 - round(4 * magnitude)
-    bound = round(256 * (1 - magnitude))
-    mean = tf.reduce_mean(
-        tf.cast(_grey(tf, images), tf.float64), axis=(1, 2, 3), keepdims=True
-    )
-    mean = tf.floor(tf.cast(mean, tf.float32)[..., 0] + 0.5)
-    strength = factor[:, None, None]
-
-    def towards(start: Any) -> Any:
-        moved = start + strength * (tf.cast(value, tf.float32) - start)
-        return tf.cast(tf.clip_by_value(moved, 0, 255), tf.int32)
-
-    tables = {
-        "auto_contrast": stretched,
-        "equalize": equalized,
-        "posterize": value // 2 ** (8 - bits) * 2 ** (8 - bits),
-        "solarize": tf.where(value < bound, value, 255 - value),
-        "brightness": towards(0.0),
-        "contrast": towards(mean),
-    }
-    table = tf.broadcast_to(value, (batch, channels, 256))
-    for name, values in tables.items():
-        drawn = op == RAND_AUGMENT_OPS.index(name)
-        table = tf.where(drawn[:, None, None], values, table)
-    table = tf.cast(tf.reshape(table, [-1]), tf.uint8)
-    changed = tf.gather(table, tf.cast(flat, tf.int32) + row)
-    return tf.reshape(changed, tf.shape(images))
-
-
-def _smooth(tf: Any, images: Any) -> Any:
-    """Return the images smoothed; as in Pillow, all but their border."""
-    values = tf.cast(images, tf.float32)
-    height, width = images.shape[1:3]
-    inside = values[:, 1:-1, 1:-1]
-    # Nine shifted images, of which the middle one counts five times.
-    rows = sum(values[:, k : height - 2 + k] for k in range(3))
-    total = sum(rows[:, :, k : width - 2 + k] for k in range(3)) + 4.0 * inside
-    smooth = tf.floor(total / 13.0 + 0.5)
-    border = [[0, 0], [1, 1], [1, 1], [0, 0]]
-    return values + tf.pad(smooth - inside, border)
-
-
-def _blend(tf: Any, start: Any, images: Any, factor: Any) -> Any:
-    """Return images moved away from `start`, or towards it."""
-    start = tf.cast(start, tf.float32)
-    strength = factor[:, None, None, None]
-    values = start + strength * (tf.cast(images, tf.float32) - start)
-    return tf.cast(tf.clip_by_value(values, 0, 255), tf.uint8)

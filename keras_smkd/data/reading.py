@@ -13,7 +13,7 @@ import numpy.typing as npt
 from absl import logging
 
 from keras_smkd.data import files
-from keras_smkd.data.inputs import import_optional
+from keras_smkd.data.optional import import_optional
 
 _READ_BATCH = 1000
 

@@ -29,7 +29,8 @@ class Augmentation:
             size at a random place. 0: no crop.
         mirror: Whether to mirror left-right with probability 1/2.
         num_ops: Operations of RandAugment, >= 0, drawn for each image with
-            replacement. Needs uint8 images of 1 or 3 channels, and `tf.data`.
+            replacement. Needs uint8 images of 1 or 3 channels, and Pillow,
+            which does them.
         magnitude: Strength of each operation of RandAugment, in [0, 1]; the
             paper's level divided by its largest. See `RAND_AUGMENT_OPS`.
         mixup: Parameter >= 0 of MixUp's Beta distribution. 0: no MixUp.
@@ -143,15 +144,7 @@ def draw(
         mirrored = generator.integers(0, 2, count, np.int32)
         draws["mirrored"] = mirrored if augmentation.mirror else 0 * mirrored
     if augmentation.num_ops:
-        draws.update(
-            rand_augment.draw(
-                generator,
-                augmentation.num_ops,
-                augmentation.magnitude,
-                count,
-                shape,
-            )
-        )
+        draws.update(rand_augment.draw(generator, augmentation.num_ops, count))
     if augmentation.mixes:
         parameter = augmentation.mixup or augmentation.cutmix
         draws["partner"] = generator.permutation(count).astype(np.int32)

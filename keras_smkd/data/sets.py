@@ -13,7 +13,7 @@ from absl import logging
 from keras_smkd.data import files
 from keras_smkd.data import reading
 from keras_smkd.data.examples import Examples
-from keras_smkd.data.inputs import import_optional
+from keras_smkd.data.optional import import_optional
 
 
 def load_tfds(

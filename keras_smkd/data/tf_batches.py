@@ -7,9 +7,6 @@ import numpy as np
 from keras_smkd.data import tf_recipes
 from keras_smkd.data.batches import Plan
 
-# Draws that have the batch on their second axis, after the operation.
-_BY_OPERATION = ("op", "factor", "transform")
-
 
 def batch_maker(tf: Any, plan: Plan) -> Any:
     """Return a function from positions and draws to a batch of tensors."""
@@ -101,10 +98,8 @@ def _draw_maker(tf: Any, plan: Plan) -> Any:
             [epoch, step, tf.size(positions)],
             [array.dtype for array in spec.values()],
         )
-        for (name, array), tensor in zip(spec.items(), tensors, strict=True):
-            axis = int(name in _BY_OPERATION)
-            shape = (*array.shape[:axis], None, *array.shape[axis + 1 :])
-            tensor.set_shape(shape)
+        for array, tensor in zip(spec.values(), tensors, strict=True):
+            tensor.set_shape((None, *array.shape[1:]))
         return dict(zip(spec, tensors, strict=True))
 
     return draw

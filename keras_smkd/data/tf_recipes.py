@@ -1,4 +1,4 @@
-"""What the recipes do, in operations of TensorFlow, for `tf.data`."""
+"""What the recipes do, for `tf.data`."""
 
 from typing import Any
 
@@ -13,9 +13,15 @@ def augment(
     if augmentation.moves:
         images = _move(tf, images, draws, augmentation.padding)
     if augmentation.num_ops:
-        images = rand_augment.apply(
-            tf, images, draws, augmentation.num_ops, augmentation.magnitude
+        shape = images.shape
+        images = tf.numpy_function(
+            lambda images, op, sign: rand_augment.apply(
+                images, op, sign, augmentation.magnitude
+            ),
+            [images, draws["op"], draws["sign"]],
+            tf.uint8,
         )
+        images.set_shape(shape)
     return images
 
 
