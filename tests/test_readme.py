@@ -47,8 +47,8 @@ def test_python_of_readme_runs(tmp_path):
     pytest.importorskip("tensorflow")  # For the export.
     code = "\n".join(blocks("python"))
     code += "\nprint(probabilities.shape, sorted(each), model.step)"
-    # 57 batches of 32 in the one epoch of the last fit.
-    closing = "(1797, 10) ['peer_0', 'peer_1'] 57"
+    # 26 batches of 64 in the one epoch of the last fit.
+    closing = "(1797, 10) ['peer_0', 'peer_1'] 26"
     assert run(code, tmp_path)[-1] == closing
     assert sorted(os.listdir(tmp_path / "serving")) == [
         "ensemble",
