@@ -304,7 +304,7 @@ def test_each_peer_can_have_its_own_optimizer(data):
 
 
 def test_one_adam_for_all_peers_equals_one_for_each(data):
-    peers = [mlp(dropout=0.3), mlp(5, dropout=0.5)]
+    peers = [mlp(), mlp(5)]
     copy = copies(peers)
     together = model_of(peers, keras.optimizers.Adam(0.01))
     apart = model_of(copy, [keras.optimizers.Adam(0.01) for _ in range(2)])
@@ -324,7 +324,7 @@ def test_mixed_precision_trains_close_to_float32(data, policy, optimizers):
             return keras.optimizers.SGD(0.1)
         return [keras.optimizers.SGD(0.1) for _ in range(2)]
 
-    peers = [mlp(dropout=0.3), mlp(5, dropout=0.5)]
+    peers = [mlp(), mlp(5)]
     exact = model_of(copies(peers), optimizer())
     expected = exact.fit(*data, epochs=3, **FIT).history["loss"]
     keras.config.set_dtype_policy(policy)
@@ -362,7 +362,7 @@ def test_a_step_skipped_by_loss_scaling_does_not_count(data):
 
 @pytest.mark.parametrize("eagerly", [True, False])
 def test_eager_and_compiled_steps_agree(data, eagerly):
-    peers = [mlp(dropout=0.3), mlp(5, dropout=0.5)]
+    peers = [mlp(), mlp(5)]
     target = keras_smkd.targets.ProSelfLC()
     models = [
         model_of(
@@ -390,7 +390,7 @@ def test_eager_and_compiled_steps_agree(data, eagerly):
 @pytest.mark.parametrize("kind", ["tf.data", "PyDataset", "generator"])
 def test_every_kind_of_data_feeds_fit(data, kind):
     x, y = data
-    peers = [mlp(dropout=0.3), mlp(5, dropout=0.5)]
+    peers = [mlp(), mlp(5)]
     expected = model_of(copies(peers))
     expected.fit(x, y, epochs=2, **FIT)
 
