@@ -335,3 +335,22 @@ def test_schedules_that_do_not_fit(data):
 def test_predict_knows_two_outputs(data):
     with pytest.raises(ValueError, match="`output` must be one of 'ensemble'"):
         smkd().predict(data[0], output="best")
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_an_error_in_the_first_batch_leaves_the_model_as_it_was(data, method):
+    x, y = data
+    model = compiled()
+    before = [peer.get_weights()[0] for peer in model.peers]
+    wrong = (x[:, :3],) if method == "predict" else (x, np.eye(4)[y][:, :3])
+
+    def batches():
+        yield wrong
+
+    options = {"fit": {"steps_per_epoch": 1, "shuffle": False}}
+    with pytest.raises(Exception):  # noqa: B017
+        getattr(model, method)(batches(), verbose=0, **options.get(method, {}))
+    for peer, expected in zip(model.peers, before, strict=True):
+        np.testing.assert_array_equal(peer.get_weights()[0], expected)
+    assert model.step == 0
+    model.train_on_batch(x, y)

@@ -35,7 +35,17 @@ class CheckedModel(ProgressModel):
         self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         self._check_label_values(y)
-        return super().evaluate(x, y, *args, **kwargs)
+        try:
+            return super().evaluate(x, y, *args, **kwargs)
+        finally:
+            self._put_weights_back()
+
+    @functools.wraps(keras.Model.predict)
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().predict(*args, **kwargs)
+        finally:
+            self._put_weights_back()
 
     @functools.wraps(keras.Model.train_on_batch)
     def train_on_batch(
@@ -53,6 +63,11 @@ class CheckedModel(ProgressModel):
     ) -> Any:
         self._check_label_values(y)
         return super().test_on_batch(x, y, *args, **kwargs)
+
+    def _put_weights_back(self) -> None:
+        # On JAX, an error can leave the model without. `fit` does it itself.
+        if keras.backend.backend() == "jax":
+            self.jax_state_sync()
 
     def _check_training_labels(self, y: Any = None) -> None:
         self._check_label_values(y)

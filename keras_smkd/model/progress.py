@@ -12,6 +12,13 @@ from keras import ops
 from keras_smkd import _checks
 from keras_smkd.model import compiling
 
+# What Keras makes up the state of a step of, in this order.
+_JAX_STATE = (
+    "trainable_variables",
+    "non_trainable_variables",
+    "optimizer_variables",
+    "metrics_variables",
+)
 FIT_SIGNATURE = inspect.signature(keras.Model.fit)
 
 
@@ -162,6 +169,18 @@ class ProgressModel(keras.Model):
         """
         for i, variable in enumerate(self.variables):
             yield f"{prefix}{i}/{variable.path}", variable.value
+
+    def _get_jax_state(self, **kwargs: Any) -> Any:
+        """Return the weights for a step on JAX, and remember them.
+
+        Keras takes them out of the model before the first step, and puts them
+        back from `_jax_state`, which it sets after that step: an error in the
+        first step, such as that of a wrong label, would lose them.
+        """
+        state = super()._get_jax_state(**kwargs)
+        names = [name for name in _JAX_STATE if kwargs.get(name)]
+        self._jax_state = dict(zip(names, state, strict=True))
+        return state
 
     def save_own_variables(self, store: Any) -> None:
         """Save the model's own weights, and the state of its randomness.
