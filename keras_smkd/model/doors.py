@@ -41,9 +41,16 @@ class CheckedModel(ProgressModel):
             self._put_weights_back()
 
     @functools.wraps(keras.Model.predict)
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
         try:
-            return super().predict(*args, **kwargs)
+            return super().predict(x, batch_size, verbose, steps, callbacks)
         finally:
             self._put_weights_back()
 
