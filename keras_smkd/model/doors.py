@@ -40,7 +40,6 @@ class CheckedModel(ProgressModel):
         finally:
             self._put_weights_back()
 
-    @functools.wraps(keras.Model.predict)
     def predict(
         self,
         x: Any,
@@ -49,6 +48,7 @@ class CheckedModel(ProgressModel):
         steps: int | None = None,
         callbacks: Any = None,
     ) -> Any:
+        """Return the model's outputs; as `keras.Model.predict`."""
         try:
             return super().predict(x, batch_size, verbose, steps, callbacks)
         finally:
