@@ -237,3 +237,17 @@ except ImportError as error:
     )
     assert 'pip install "keras-smkd[tensorflow]"' in done.stdout, done.stderr
     assert list(pathlib.Path(tmp_path).iterdir()) == []
+
+
+def test_loading_runs_no_code_from_a_file(tmp_path):
+    bad = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Lambda(lambda x: x),
+            keras.layers.Dense(4),
+        ]
+    )
+    model = keras_smkd.SelectiveMutualDistillation([linear(), bad])
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=r"[Ll]ambda.*unsafe"):
+        keras.saving.load_model(tmp_path / "model.keras")
