@@ -108,19 +108,14 @@ def temporal_ensembling(case, tolerance):
     """The average of past predictions, and the ramp up.
 
     The ramp down is a schedule of the learning rate, for which Keras has its
-    own, and the ramp up is 0 in the first epoch by a special case.
+    own.
     """
     given = case["hyperparameters"]
     if "alpha" not in given:
+        total = given["num_epochs"]
+        ramp = schedules.RampUp(1.0, given["rampup_length"] / total)
         epochs = case["inputs"]["epochs"]
-        ramp = schedules.RampUp(1.0, given["rampup_length"] / 300)
-        expected = case["outputs"]["rampup"]
-        return {
-            "rampup": [
-                0.0 if epoch == 0 and expected[0] == 0 else ramp(epoch / 300)
-                for epoch in epochs
-            ]
-        }
+        return {"rampup": [ramp(int(epoch) / total) for epoch in epochs]}
     predictions = case["inputs"]["epoch_predictions"]
     target = targets.TemporalEnsembling(
         predictions.shape[1], momentum=given["alpha"], trust=1.0

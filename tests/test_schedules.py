@@ -158,18 +158,6 @@ def test_ramp_up_only_rises_and_then_stays():
     assert set(values[10:]) == {2.0}
 
 
-def test_ramp_up_is_the_one_of_temporal_ensembling(golden_dir):
-    data = json.loads((golden_dir / "temporal_ensembling.json").read_text())
-    (case,) = [case for case in data["cases"] if case["name"] == "ramps"]
-    length, epochs = (
-        case["hyperparameters"][name]
-        for name in ("rampup_length", "num_epochs")
-    )
-    schedule = schedules.RampUp(1.0, length / epochs)
-    values = [schedule(epoch / epochs) for epoch in case["inputs"]["epochs"]]
-    assert values == pytest.approx(case["outputs"]["rampup"], rel=1e-8)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
