@@ -191,7 +191,8 @@ def test_torch_augmentation_follows_seed_and_epoch(images):
         first[20]
 
 
-def test_torch_errors(images, monkeypatch):
+def test_torch_errors(images):
+    pytest.importorskip("torch")
     for name in ("mixup", "cutmix"):
         with pytest.raises(ValueError, match=f"single examples.*'{name}'"):
             data.make_torch_dataset(
@@ -201,6 +202,9 @@ def test_torch_errors(images, monkeypatch):
         data.make_torch_dataset(
             images.reshape(20, -1), LABELS, channels_first=True
         )
+
+
+def test_without_torch_it_says_what_to_install(images, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(
         ImportError, match=r'torch,.*pip install "keras-smkd\[torch\]"'
