@@ -1,8 +1,8 @@
 """Where all chance comes from: the order of an epoch, the draws of a batch.
 
-NumPy only, so that a pipeline of `tf.data`, a `PyDataset` and a dataset for
-torch share their orders and draws. Everything follows from (seed, epoch,
-batch), and nothing from a state that moves on.
+NumPy only, so that a pipeline of `tf.data` and a `PyDataset` share their orders
+and draws, and a dataset for torch the orders. Everything follows from (seed,
+epoch, batch), and nothing from a state that moves on.
 """
 
 from typing import Any
