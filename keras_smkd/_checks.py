@@ -78,6 +78,15 @@ def integer(name: str, value: Any, *, minimum: int) -> int:
     return int(value)
 
 
+def boolean(name: str, value: Any) -> bool:
+    """Return `value`, or raise if it is neither `True` nor `False`."""
+    if not isinstance(value, bool):
+        raise TypeError(
+            f"`{name}` must be True or False. Received: {name}={value!r}."
+        )
+    return value
+
+
 def one_of(name: str, value: Any, allowed: Collection[str]) -> str:
     """Return `value`, or raise if it is not one of the `allowed` strings."""
     if not isinstance(value, str) or value not in allowed:

@@ -13,6 +13,7 @@ from peers import mlp
 
 import keras_smkd
 from keras_smkd.selection import ConfidentKnowledge
+from keras_smkd.selection import LabelGate
 
 CLASSES = 4
 
@@ -22,10 +23,13 @@ def softmax(logits):
     return exp / exp.sum(axis=-1, keepdims=True)
 
 
-def objective(logits, labels, threshold, w_s=1.0, w_d=1.0, temperature=1.0):
+def objective(
+    logits, labels, threshold, w_s=1.0, w_d=1.0, temperature=1.0, gate=1.0
+):
     """The formula, written out: per-example values, selection, gradient.
 
-    `logits` is `(peers, batch, classes)`, float64.
+    `logits` is `(peers, batch, classes)`, float64; `gate` the weight of a
+    label that selected knowledge contradicts.
     """
     num_peers, batch, classes = logits.shape
     one_hot = np.eye(classes)[labels]
@@ -40,8 +44,17 @@ def objective(logits, labels, threshold, w_s=1.0, w_d=1.0, temperature=1.0):
     distillation = np.zeros(batch)
     gradient = np.zeros_like(logits)
     for i in range(num_peers):
-        supervised -= np.log(probs[i, np.arange(batch), labels])
-        gradient[i] += w_s * (probs[i] - one_hot)
+        label_weight = np.ones(batch)
+        for n in range(batch):
+            known = [
+                probs[j, n]
+                for j in range(num_peers)
+                if j != i and selected[j, n]
+            ]
+            if known and sum(known).argmax() != labels[n]:
+                label_weight[n] = gate
+        supervised -= label_weight * np.log(probs[i, np.arange(batch), labels])
+        gradient[i] += w_s * label_weight[:, None] * (probs[i] - one_hot)
         for j in range(num_peers):
             if j == i:
                 continue
@@ -75,15 +88,17 @@ def batch(rng):
 
 @pytest.mark.parametrize("num_peers", [2, 3, 5])
 @pytest.mark.parametrize("threshold", [0.0, 0.8, 1.5])
-@pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_objective_is_the_formula(batch, num_peers, threshold, temperature):
+@pytest.mark.parametrize("temperature, gate", [(1.0, None), (3.0, 0.25)])
+def test_objective_is_the_formula(
+    batch, num_peers, threshold, temperature, gate
+):
     x, labels = batch
     peers = [linear() for _ in range(num_peers)]
     logits = np.stack(
         [x.astype("float64") @ peer.get_weights()[0] for peer in peers]
     )
     supervised, distillation, selected, gradient = objective(
-        logits, labels, threshold, 0.7, 1.3, temperature
+        logits, labels, threshold, 0.7, 1.3, temperature, gate or 1.0
     )
     model = compiled(
         smkd(
@@ -92,6 +107,7 @@ def test_objective_is_the_formula(batch, num_peers, threshold, temperature):
             supervised_weight=0.7,
             distillation_weight=1.3,
             temperature=temperature,
+            gate=gate and LabelGate(gate),
         )
     )
     logs = model.evaluate(x, labels, verbose=0, return_dict=True)

@@ -30,6 +30,7 @@ def trained(data):
         [mlp(), functional_net()],
         target=keras_smkd.targets.ProSelfLC(sharpness=4.0),
         selection=keras_smkd.selection.ConfidentKnowledge("margin", 0.7),
+        gate=keras_smkd.selection.LabelGate(0.5),
         temperature=2.0,
         distillation_weight=3.0,
         supervised_weight=0.5,

@@ -98,3 +98,110 @@ def test_wrong_arguments():
         selection.ConfidentKnowledge(threshold=math.nan)
     with pytest.raises(TypeError, match="`threshold` must be a number"):
         selection.ConfidentKnowledge(threshold="0.5")
+
+
+def naive_share(log_probs, share, per_class):
+    probs = np.exp(log_probs)
+    selected = np.zeros(probs.shape[:2])
+    for n, p in np.ndindex(selected.shape):
+        group = [
+            naive_uncertainty(probs[m, p], "entropy")
+            for m in range(len(probs))
+            if not per_class or probs[m, p].argmax() == probs[n, p].argmax()
+        ]
+        own = naive_uncertainty(probs[n, p], "entropy")
+        rank = sum(value < own for value in group)
+        selected[n, p] = rank < share * len(group)
+    return selected
+
+
+@pytest.mark.parametrize("per_class", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.45, 1.0, 1.5])
+def test_the_most_confident_share_of_a_batch(rng, share, per_class):
+    log_probs = naive_log_softmax(rng.normal(0.0, 2.0, (23, 2, 3)))
+    expected = naive_share(log_probs, share, per_class)
+    select = selection.MostConfidentShare(threshold=share, per_class=per_class)
+    given = log_probs.astype("float32")
+    np.testing.assert_array_equal(numpy_of(select(given)), expected)
+    if share == 0.1 and per_class:
+        # The most confident of every class passes, however small the share.
+        for p in range(2):
+            passed = log_probs[expected[:, p] == 1, p].argmax(axis=-1)
+            present = log_probs[:, p].argmax(axis=-1)
+            assert set(passed) == set(present)
+
+
+def test_what_is_not_finite_has_no_share():
+    nan = math.nan
+    log_probs = np.log([[0.9, 0.1], [nan, nan], [0.8, 0.2], [0.7, 0.3]])
+    select = selection.MostConfidentShare()
+    # Two of three: rank 0 and 1 lie below half of three.
+    assert numpy_of(select(log_probs, 0.5)).tolist() == [1, 0, 1, 0]
+    assert numpy_of(select(log_probs, 2.0)).tolist() == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("agreement", [False, True])
+def test_a_gate_weakens_labels_that_knowledge_contradicts(rng, agreement):
+    probs = np.exp(naive_log_softmax(rng.normal(0.0, 2.0, (40, 3, 4))))
+    labels = np.eye(4)[rng.integers(0, 4, 40)]
+    passed = (rng.random((40, 3)) < 0.5).astype("float32")
+    expected = np.ones((40, 3))
+    for n, i in np.ndindex(40, 3):
+        known = [probs[n, j] for j in range(3) if j != i and passed[n, j]]
+        if not known:
+            continue
+        opinion = sum(known).argmax()
+        if opinion == labels[n].argmax():
+            continue
+        if not agreement or probs[n, i].argmax() == opinion:
+            expected[n, i] = 0.25
+    assert 0.05 < (expected < 1).mean() < 0.7
+    gate = selection.LabelGate(0.25, agreement=agreement)
+    weights = gate(labels, np.log(probs).astype("float32"), passed)
+    np.testing.assert_array_equal(numpy_of(weights), expected)
+
+
+def test_a_gate_takes_nothing_from_what_is_not_selected():
+    log_probs = np.log([[[math.nan, math.nan], [0.2, 0.8]]]).astype("float32")
+    gate = selection.LabelGate()
+    labels = [[1.0, 0.0]]
+    assert numpy_of(gate(labels, log_probs, [[0, 1]])).tolist() == [[0, 1]]
+    assert numpy_of(gate(labels, log_probs, [[0, 0]])).tolist() == [[1, 1]]
+
+
+def test_no_gradient_flows_through_shares_and_gates(rng):
+    logits = rng.normal(size=(6, 2, 4)).astype("float32")
+    labels = np.eye(4)[rng.integers(0, 4, 6)]
+
+    def total(z):
+        log_probs = functional.log_probabilities(z)
+        selected = selection.MostConfidentShare()(log_probs)
+        weights = selection.LabelGate()(labels, log_probs, selected)
+        return ops.sum(selected) + ops.sum(weights)
+
+    np.testing.assert_array_equal(gradient(total, logits), 0.0)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        selection.MostConfidentShare("margin", 0.25, per_class=False),
+        selection.LabelGate(0.5, agreement=True),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_shares_and_gates_come_back_from_their_configuration(part):
+    again = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(part)
+    )
+    assert type(again) is type(part)
+    assert again.get_config() == part.get_config()
+
+
+def test_wrong_arguments_of_shares_and_gates():
+    with pytest.raises(TypeError, match="`per_class` must be True or False"):
+        selection.MostConfidentShare(per_class=1)
+    with pytest.raises(ValueError, match=r"`weight` must be in \[0, 1\]"):
+        selection.LabelGate(1.5)
+    with pytest.raises(TypeError, match="`agreement` must be True or False"):
+        selection.LabelGate(agreement="no")

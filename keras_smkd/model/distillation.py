@@ -26,7 +26,7 @@ class SelectiveMutualDistillation(PeerEnsemble):
 
     For peer `i` of `N` on one example, at training progress `t` in [0, 1]:
 
-        L_i = supervised_weight * l(target_i, p_i)
+        L_i = supervised_weight * g_i * l(target_i, p_i)
             + distillation_weight * T^2 / (N - 1)
               * sum_{j != i} s_j * KL(p_j^T || p_i^T)
 
@@ -34,7 +34,8 @@ class SelectiveMutualDistillation(PeerEnsemble):
     `target`; `p^T` is the softmax at temperature `T`; the knowledge `p_j`
     carries no gradient; `s_j` in {0, 1} says whether peer `j`'s knowledge of
     this example is selected, by default where its normalised entropy (at
-    temperature 1) lies below the threshold in force. The loss is the sum of
+    temperature 1) lies below the threshold in force; `g_i` is 1, or what `gate`
+    makes of a label that selected knowledge contradicts. The loss is the sum of
     the peers' `L_i`, averaged over all examples of the batch. Threshold 0
     trains independent models; a threshold above 1 is deep mutual learning.
 
@@ -49,6 +50,9 @@ class SelectiveMutualDistillation(PeerEnsemble):
         selection: `(log_probs, threshold) -> selected`, by default
             `keras_smkd.selection.ConfidentKnowledge()`. Its `threshold` is
             the one in force until a schedule or a caller sets another.
+        gate: `(labels, log_probs, selected) -> (batch, peers)` weights of the
+            label's own term, such as `keras_smkd.selection.LabelGate`, or
+            `None` for the plain sum of both terms.
         distillation_weight: Weight of the peers' knowledge, >= 0.
         supervised_weight: Weight of the labels, >= 0.
         temperature: `T > 0`, for the exchanged knowledge only.
@@ -65,7 +69,7 @@ class SelectiveMutualDistillation(PeerEnsemble):
     | name | value |
     |---|---|
     | `loss` | sum of the peers' `L_i`, plus their regularisers |
-    | `supervised_loss` | sum over the peers of `l(target_i, p_i)` |
+    | `supervised_loss` | sum over the peers of `g_i * l(target_i, p_i)` |
     | `distillation_loss` | sum over the peers of the divergences, with `T^2` |
     | `selection_rate` | share of the knowledge that was selected |
     | `threshold` | threshold in force |
@@ -105,12 +109,14 @@ class SelectiveMutualDistillation(PeerEnsemble):
         supervised_weight: float = 1.0,
         temperature: float = 1.0,
         total_steps: int | None = None,
+        gate: Callable[[Any, Any, Any], Any] | None = None,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
         if selection is None:
             selection = ConfidentKnowledge()
-        for argument, part in (("target", target), ("selection", selection)):
+        parts = {"target": target, "selection": selection, "gate": gate}
+        for argument, part in parts.items():
             if part is not None and not callable(part):
                 raise TypeError(
                     f"`{argument}` must be callable. "
@@ -126,6 +132,7 @@ class SelectiveMutualDistillation(PeerEnsemble):
         )
         self.target = target
         self.selection = selection
+        self.gate = gate
         self.distillation_weight = _checks.number(
             "distillation_weight", distillation_weight, minimum=0.0
         )
@@ -254,15 +261,18 @@ class SelectiveMutualDistillation(PeerEnsemble):
         if training:
             self.update_threshold(progress)
         log_probs = self._log_probabilities(y_pred)
+        threshold = ops.convert_to_tensor(self.threshold_variable)
+        selected = self.selected_knowledge(
+            y, ops.stop_gradient(log_probs), threshold
+        )
         supervised = objective.supervised_values(
             self._loss_values,
             labels,
             self._outputs(y_pred),
             log_probs,
             self._correction(y, log_probs, progress, training),
+            self._label_weights(labels, log_probs, selected),
         )
-        threshold = ops.convert_to_tensor(self.threshold_variable)
-        selected = self.selection(ops.stop_gradient(log_probs), threshold)
         if self.temperature != 1.0:
             log_probs = self._log_probabilities(y_pred, self.temperature)
         distillation = objective.distillation_values(
@@ -279,6 +289,33 @@ class SelectiveMutualDistillation(PeerEnsemble):
             supervised, distillation, selected, threshold, sample_weight
         )
         return loss
+
+    def selected_knowledge(self, y: Any, log_probs: Any, threshold: Any) -> Any:
+        """Return which predictions are passed on as knowledge.
+
+        Calls `selection`. Override it for a selection that needs the labels.
+
+        Args:
+            y: The labels, as the training data give them.
+            log_probs: `(batch, peers, classes)`, at temperature 1, without
+                gradient.
+            threshold: Scalar, the threshold in force.
+
+        Returns:
+            `(batch, peers)`, 1 or 0.
+        """
+        return self.selection(log_probs, threshold)
+
+    def _label_weights(self, labels: Any, log_probs: Any, selected: Any) -> Any:
+        """Return the weights of the label's own term, `None` for ones."""
+        if self.gate is None:
+            return None
+        labels = labels_module.one_hot(
+            labels, log_probs.shape[-1], log_probs.dtype
+        )
+        return ops.stop_gradient(
+            self.gate(labels, ops.stop_gradient(log_probs), selected)
+        )
 
     def _correction(
         self, y: Any, log_probs: Any, progress: Any, training: bool
@@ -330,6 +367,7 @@ class SelectiveMutualDistillation(PeerEnsemble):
             "from_logits": self.from_logits,
             "target": serialize(self.target),
             "selection": serialize(self.selection),
+            "gate": serialize(self.gate),
             "distillation_weight": self.distillation_weight,
             "supervised_weight": self.supervised_weight,
             "temperature": self.temperature,
@@ -341,7 +379,8 @@ class SelectiveMutualDistillation(PeerEnsemble):
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> "SelectiveMutualDistillation":
         config = dict(config)
-        for part in ("peers", "target", "selection"):
+        # A file from before there were gates has none.
+        for part in {"peers", "target", "selection", "gate"} & set(config):
             config[part] = keras.saving.deserialize_keras_object(
                 config[part], custom_objects=custom_objects
             )

@@ -30,11 +30,7 @@ class PeerEnsemble(CheckedModel):
         self, peers: Sequence[keras.Model], from_logits: bool, **kwargs: Any
     ) -> None:
         peers_module.check_peers(peers)
-        if not isinstance(from_logits, bool):
-            raise TypeError(
-                "`from_logits` must be True or False. "
-                f"Received: from_logits={from_logits!r}."
-            )
+        _checks.boolean("from_logits", from_logits)
         super().__init__(**kwargs)
         self.from_logits = from_logits
         self.peers = list(peers)

@@ -18,10 +18,11 @@ def supervised_values(
     outputs: Sequence[Any],
     log_probs: Any,
     correct: Callable[[int, Any, Any], Any] | None,
+    weights: Any = None,
 ) -> Any:
     """Return the peers' supervised losses, summed over the peers.
 
-    `sum_i l(target_i, outputs_i)`
+    `sum_i g_i * l(target_i, outputs_i)`
 
     Args:
         loss: `(labels, outputs) -> (batch,)`.
@@ -30,6 +31,7 @@ def supervised_values(
         log_probs: `(batch, peers, classes)`, for the label correction.
         correct: Label correction `(peer, labels, predictions) -> targets`,
             or `None`.
+        weights: `(batch, peers)`, `g_i`, or `None` for ones.
 
     Returns:
         `(batch,)`; NaN where an integer label is not one of the classes.
@@ -41,7 +43,10 @@ def supervised_values(
     total = 0.0
     for i, peer_outputs in enumerate(outputs):
         targets = labels if correct is None else correct(i, given, probs[:, i])
-        total = total + loss(targets, peer_outputs)
+        values = loss(targets, peer_outputs)
+        if weights is not None:
+            values = values * ops.cast(weights[:, i], values.dtype)
+        total = total + values
     return labels_module.nan_outside_classes(total, labels, num_classes)
 
 
