@@ -13,6 +13,7 @@ import types
 import keras
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from sklearn import datasets
 from sklearn import model_selection
 
@@ -127,7 +128,10 @@ def test_cifar_without_data_says_what_to_do(tmp_path):
 def cifar(monkeypatch):
     """The example as a module, whose functions can be called."""
     monkeypatch.syspath_prepend(ROOT / "examples")
-    return importlib.import_module("cifar")
+    module = importlib.import_module("cifar")
+    # What one test gives must not last for the next.
+    with flagsaver.flagsaver():
+        yield module
 
 
 def make_labels(cifar, num_classes, *arguments):
@@ -243,12 +247,21 @@ def test_cifar_killed_and_resumed_ends_as_if_it_had_not_been(
     assert rows(tmp_path / "cut") == rows(whole_run[1])
 
 
-def test_cifar_resumes_only_the_same_run(whole_run):
-    _, run_dir = whole_run
-    arguments = (f"--run_dir={run_dir}", *SMALL)
-    again = refusal(run(run_dir, "cifar.py", *arguments))
-    assert "is not empty: give --resume" in again
-    other = run(run_dir, "cifar.py", *arguments, "--resume", "--seed=1")
-    assert refusal(other).endswith("differs in seed (0 there, 1 here).")
-    nowhere = refusal(run(run_dir, "cifar.py", *SMALL, "--resume"))
-    assert nowhere.startswith("--resume needs the folder of the run")
+def test_cifar_resumes_only_the_same_run(cifar, tmp_path):
+    (tmp_path / "settings.json").write_text('{"seed": 0}')
+    cifar.FLAGS(["cifar.py", f"--run_dir={tmp_path}"])
+    with pytest.raises(SystemExit, match="is not empty: give --resume"):
+        cifar.check_run(cifar.run_folder(), {"seed": 0})
+    cifar.FLAGS(["cifar.py", f"--run_dir={tmp_path}", "--resume"])
+    cifar.check_run(cifar.run_folder(), {"seed": 0})
+    differs = r"differs in seed \(0 there, 1 here\)\.$"
+    with pytest.raises(SystemExit, match=differs):
+        cifar.check_run(cifar.run_folder(), {"seed": 1})
+    with pytest.raises(SystemExit, match="There is no run to resume in"):
+        cifar.check_run(tmp_path / "other", {"seed": 0})
+
+
+def test_cifar_resumes_no_run_without_a_name(cifar):
+    cifar.FLAGS(["cifar.py", "--resume"])
+    with pytest.raises(SystemExit, match="--resume needs the folder"):
+        cifar.run_folder()

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_smkd.model import labels as labels_module
+from keras_smkd.model import replicas
 
 
 def remembers(target: Any) -> bool:
@@ -89,8 +90,7 @@ class ExampleMemory:
         num_classes: Number of classes, `None` if it is not known yet.
 
     Raises:
-        ValueError: if the number of classes is not known, or if several
-            TensorFlow replicas would each write a memory of their own.
+        ValueError: if the number of classes is not known.
     """
 
     def __init__(
@@ -106,13 +106,6 @@ class ExampleMemory:
                 "built, for a target that remembers examples. Received: peers "
                 "without an output shape. Build each as a functional or "
                 "sequential model."
-            )
-        if _num_replicas() > 1:
-            raise ValueError(
-                "`target` must not remember examples under a TensorFlow "
-                f"strategy of several replicas. Received: {target!r} under "
-                f"{_num_replicas()} replicas. Use the JAX backend with "
-                "`keras.distribution.DataParallel`."
             )
         self._target = target
         self._weight = model.add_weight(
@@ -157,7 +150,7 @@ class ExampleMemory:
             kept, axis=tuple(range(1, len(rows.shape))), keepdims=True
         )
         renewed = ops.where(kept, ops.cast(renewed, rows.dtype), rows)
-        _write(self._weight, index, renewed)
+        _write(self._weight, replicas.gather(index), replicas.gather(renewed))
         return ops.where(inside, rows, math.nan)
 
     def blank(self, probs: Any) -> Any:
@@ -182,18 +175,12 @@ def _read(variable: Any, index: Any) -> Any:
 def _write(variable: Any, index: Any, rows: Any) -> None:
     backend = keras.backend.backend()
     if backend == "tensorflow":
-        variable.value.scatter_nd_update(ops.expand_dims(index, axis=1), rows)
+        import tensorflow as tf
+
+        variable.value.scatter_update(tf.IndexedSlices(rows, index))
     elif backend == "torch":
         variable.value.data[index] = rows
     else:
         values = ops.convert_to_tensor(variable)
         index = ops.expand_dims(index, axis=1)
         variable.assign(ops.scatter_update(values, index, rows))
-
-
-def _num_replicas() -> int:
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return int(tf.distribute.get_strategy().num_replicas_in_sync)

@@ -1,0 +1,59 @@
+"""What the replicas of a model must tell each other.
+
+JAX compiles one program for all devices, which sees the whole batch. Under
+TensorFlow's strategies, and in processes of torch, each replica sees its own
+part of it.
+"""
+
+from typing import Any
+
+import keras
+
+
+def gather(values: Any) -> Any:
+    """Return the values of all replicas, one after the other.
+
+    Args:
+        values: `(batch, ...)`, of this replica.
+
+    Returns:
+        `(replicas * batch, ...)`, the same on every replica; `values` where
+        there is only one.
+
+    Raises:
+        ValueError: if the batches of torch's processes differ in size.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return values
+        return context.all_gather(values, axis=0)
+    if backend == "torch":
+        import torch
+
+        distributed = torch.distributed
+        if distributed.is_available() and distributed.is_initialized():
+            return _gather_processes(values)
+    return values
+
+
+def _gather_processes(values: Any) -> Any:
+    import torch
+
+    count = torch.distributed.get_world_size()
+    size = torch.tensor(len(values), device=values.device)
+    sizes = [torch.empty_like(size) for _ in range(count)]
+    torch.distributed.all_gather(sizes, size)
+    if len({int(size) for size in sizes}) > 1:
+        raise ValueError(
+            "The batches of all processes must have the same size, for a "
+            "target that remembers examples. Received: batches of "
+            f"{[int(size) for size in sizes]} examples. Give every process "
+            "the same number of examples, and a batch size that divides it."
+        )
+    parts = [torch.empty_like(values) for _ in range(count)]
+    torch.distributed.all_gather(parts, values.contiguous())
+    return torch.cat(parts)
