@@ -144,10 +144,10 @@ class ExampleMemory:
             axis=1,
         )
         inside = ops.reshape(inside, (-1,) + (1,) * (len(rows.shape) - 1))
-        # What is not finite would spoil every later visit.
+        # What is not finite would spoil every later visit of this peer.
         kept = ops.logical_and(inside, ops.isfinite(renewed))
         kept = ops.all(
-            kept, axis=tuple(range(1, len(rows.shape))), keepdims=True
+            kept, axis=tuple(range(2, len(rows.shape))), keepdims=True
         )
         renewed = ops.where(kept, ops.cast(renewed, rows.dtype), rows)
         _write(self._weight, replicas.gather(index), replicas.gather(renewed))
