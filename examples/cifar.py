@@ -228,10 +228,10 @@ def prepare_data(saved):
     )
 
 
-def save_labels(labels, path):
-    """Save the labels whole or not at all, as a resumed run reads them."""
-    partial = path.with_name("partial.npz")
-    labels.save(partial)
+def write_whole(path, write):
+    """Have a file written whole or not at all, as a resumed run reads it."""
+    partial = path.with_name(f"partial{path.suffix}")
+    write(partial)
     os.replace(partial, path)
 
 
@@ -299,16 +299,14 @@ class Stopwatch(keras.callbacks.Callback):
 
 
 class SaveEpoch(keras.callbacks.Callback):
-    """Saves the model after each epoch, whole or not at all, and says so."""
+    """Saves the model after each epoch, and says so when it is saved."""
 
     def __init__(self, path):
         super().__init__()
         self.path = path
 
     def on_epoch_end(self, epoch, logs=None):
-        partial = self.path.with_name("partial.keras")
-        self.model.save(partial)
-        os.replace(partial, self.path)
+        self.model.save(self.path)
         print(
             f"epoch {epoch + 1}/{FLAGS.epochs}: loss {logs['loss']:.3f}, "
             f"ensemble test accuracy {100 * logs['val_accuracy']:.1f} %, "
@@ -327,11 +325,12 @@ def train(folder, images, noisy_labels, clean_labels, test_data):
     else:
         num_classes = int(FLAGS.dataset.removeprefix("cifar"))
         model = make_model(num_classes, FLAGS.epochs * steps)
-    done = model.step // steps
+    done = model.epoch
     if log.exists():
         # An interruption may fall between a line's writing and the saving.
         lines = log.read_text().splitlines(keepends=True)
-        log.write_text("".join(lines[: done + 1 if done else 0]))
+        kept = "".join(lines[: done + 1 if done else 0])
+        write_whole(log, lambda path: path.write_text(kept))
     model.fit(
         data.make_pipeline(
             images,
@@ -433,8 +432,9 @@ def main(_):
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "settings.json").write_text(json.dumps(settings, indent=2))
-    save_labels(labels, folder / "noisy_labels.npz")
+    text = json.dumps(settings, indent=2)
+    write_whole(folder / "settings.json", lambda path: path.write_text(text))
+    write_whole(folder / "noisy_labels.npz", labels.save)
     print(f"The run's files are in {folder}.", flush=True)
     try:
         model = train(folder, *prepared)

@@ -111,6 +111,10 @@ class PipelineSequence(keras.utils.PyDataset):
         self._positions = self._plan.positions(self._epoch)
         self._is_done = False
 
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch it is, as `fit` does at every epoch's begin."""
+        self.epoch = epoch
+
     @property
     def num_batches(self) -> int:
         return self._plan.num_batches

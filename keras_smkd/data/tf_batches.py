@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_smkd import _checks
 from keras_smkd.data import tf_recipes
 from keras_smkd.data.batches import Plan
 
@@ -54,7 +55,10 @@ def random_epochs(
         plan.initial_epoch, dtype=tf.int64, trainable=False
     )
     draw = _draw_maker(tf, plan)
+    # AutoGraph would take half a second to find nothing to convert.
+    plain = tf.autograph.experimental.do_not_convert
 
+    @plain
     def batches_of(epoch: Any) -> Any:
         positions = tf.numpy_function(
             lambda epoch: plan.positions(int(epoch)), [epoch], tf.int64
@@ -64,23 +68,33 @@ def random_epochs(
         batches = batches.batch(plan.batch_size).enumerate()
         return batches.map(lambda step, positions: (epoch, step, positions))
 
+    @plain
     def prepare(epoch: Any, step: Any, positions: Any) -> Any:
         return epoch, step, batch_at(positions, draw(epoch, step, positions))
 
+    @plain
     def hand_out(epoch: Any, step: Any, batch: Any) -> Any:
         done = epoch + tf.cast(tf.equal(step, steps - 1), tf.int64)
         next_epoch.assign(tf.maximum(next_epoch, done))
         return batch
 
     dataset = tf.data.Dataset.from_tensors(0)
-    dataset = dataset.map(lambda _: next_epoch.read_value())
+    dataset = dataset.map(plain(lambda _: next_epoch.read_value()))
     dataset = dataset.flat_map(batches_of)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
     dataset = dataset.map(prepare, **options)
     if options["num_parallel_calls"] is not None:
         dataset = dataset.prefetch(tf.data.AUTOTUNE)
     # After the prefetching, so that it counts batches taken, not prepared.
-    return dataset.map(hand_out)
+    dataset = dataset.map(hand_out)
+
+    def set_epoch(epoch: int) -> None:
+        next_epoch.assign(_checks.integer("epoch", epoch, minimum=0))
+
+    # As a `PipelineSequence` has them; `fit` says where a resumed run stands.
+    dataset.epoch = next_epoch
+    dataset.set_epoch = set_epoch
+    return dataset
 
 
 def _draw_maker(tf: Any, plan: Plan) -> Any:

@@ -14,6 +14,7 @@ from keras_smkd.model import compiling
 from keras_smkd.model import labels as labels_module
 from keras_smkd.model import memory
 from keras_smkd.model import objective
+from keras_smkd.model import saving
 from keras_smkd.model.ensemble import PeerEnsemble
 from keras_smkd.model.logs import Logs
 from keras_smkd.model.progress import counted_step
@@ -363,6 +364,7 @@ class SelectiveMutualDistillation(PeerEnsemble):
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
+            **saving.format_config(),
             "peers": [serialize(peer) for peer in self.peers],
             "from_logits": self.from_logits,
             "target": serialize(self.target),
@@ -378,7 +380,7 @@ class SelectiveMutualDistillation(PeerEnsemble):
     def from_config(
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> "SelectiveMutualDistillation":
-        config = dict(config)
+        config = saving.without_format(config)
         # A file from before there were gates has none.
         for part in {"peers", "target", "selection", "gate"} & set(config):
             config[part] = keras.saving.deserialize_keras_object(

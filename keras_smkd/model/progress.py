@@ -11,6 +11,8 @@ from keras import ops
 
 from keras_smkd import _checks
 from keras_smkd.model import compiling
+from keras_smkd.model import resuming
+from keras_smkd.model.saving import ResumableModel
 
 # What Keras makes up the state of a step of, in this order.
 _JAX_STATE = (
@@ -22,7 +24,7 @@ _JAX_STATE = (
 FIT_SIGNATURE = inspect.signature(keras.Model.fit)
 
 
-class ProgressModel(keras.Model):
+class ProgressModel(ResumableModel):
     """A Keras model that knows how far its training is.
 
     It holds three scalars as weights, so that they live in the compiled step
@@ -182,96 +184,21 @@ class ProgressModel(keras.Model):
         self._jax_state = dict(zip(names, state, strict=True))
         return state
 
-    def save_own_variables(self, store: Any) -> None:
-        """Save the model's own weights, and the state of its randomness.
-
-        Keras leaves the seeds of dropout and of random layers out, without
-        which a resumed training goes another way.
-        """
-        super().save_own_variables(store)
-        for i, state in enumerate(self._seed_states()):
-            store[f"seed_{i}"] = ops.convert_to_numpy(state)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load what `save_own_variables` saved."""
-        seeds = {key for key in store.keys() if key.startswith("seed_")}
-        super().load_own_variables(
-            {key: store[key] for key in store.keys() if key not in seeds}
-        )
-        states = self._seed_states()
-        # Peers with other random layers are other peers; their weights fit.
-        if len(seeds) == len(states):
-            for i, state in enumerate(states):
-                state.assign(store[f"seed_{i}"])
-
-    def _seed_states(self) -> list[Any]:
-        known = {id(v) for v in (*self.weights, *self.metrics_variables)}
-        return [v for v in self.variables if id(v) not in known]
-
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         given = FIT_SIGNATURE.bind(self, *args, **kwargs).arguments
         given.pop("self")
-        callbacks = _callbacks_with_progress(
-            given.pop("callbacks", None), self, given.get("initial_epoch", 0)
-        )
+        given_callbacks = given.pop("callbacks", None)
         try:
-            return super().fit(callbacks=callbacks, **given)
+            with resuming.counted_callbacks(
+                self,
+                given_callbacks,
+                given.get("initial_epoch", 0),
+                given.get("x"),
+            ) as callbacks:
+                return super().fit(callbacks=callbacks, **given)
         finally:
             self._schedule = None
-
-
-class _FitProgress(keras.callbacks.Callback):
-    """Sets a model's step and total steps for one `fit`.
-
-    It must be the first of the callbacks, so that what the others restore
-    stays.
-
-    Args:
-        initial_epoch: As given to `fit`.
-    """
-
-    def __init__(self, initial_epoch: int) -> None:
-        super().__init__()
-        self.initial_epoch = initial_epoch
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Start counting; the restored counter of a resumed run stays."""
-        model = self.model
-        done = self._steps_in(self.initial_epoch)
-        if self.initial_epoch == 0:
-            model.step_counter.assign(0)
-        elif done is not None and model.step == 0:
-            model.step_counter.assign(done)
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        # Not earlier: a restored backup brings the total of its own run, and
-        # a schedule comes when training begins.
-        total = self._steps_in((self.params or {}).get("epochs", 0))
-        model = self.model
-        model.set_steps_of_fit(total)
-        model.settle_step()
-
-    def _steps_in(self, epochs: int) -> int | None:
-        """Return the optimizer steps in so many epochs, `None` if unknown."""
-        batches = (self.params or {}).get("steps")
-        if batches is None:
-            return None
-        optimizer = compiling.innermost(self.model.optimizer)
-        return epochs * batches // (optimizer.gradient_accumulation_steps or 1)
-
-
-def _callbacks_with_progress(
-    callbacks: Any, model: keras.Model, initial_epoch: int
-) -> Any:
-    """Return the callbacks for `fit`, with a `_FitProgress` before the rest."""
-    progress = _FitProgress(initial_epoch)
-    if not isinstance(callbacks, keras.callbacks.CallbackList):
-        return [progress, *keras.tree.flatten(callbacks or [])]
-    progress.set_model(model)
-    progress.set_params(callbacks.params)
-    callbacks.callbacks.insert(0, progress)
-    return callbacks
 
 
 def counted_step(

@@ -1,0 +1,375 @@
+"""Kill trainings, go on with them, and compare their ends with whole ones.
+
+    KERAS_BACKEND=jax python benchmarks/kills.py --kills 50
+    KERAS_BACKEND=jax python benchmarks/kills.py --ways cifar --data_dir DIR
+
+A training of a few epochs is killed (SIGKILL) and started again by the same
+command until it ends. Its last weights, optimizers, step, threshold, memory of
+examples and states of randomness are then compared, bit for bit, with those of
+a training that was left alone. Three ways of going on:
+
+- `backup`: `BackupAndRestore`, with a pipeline of `tf.data`;
+- `checkpoint`: `ModelCheckpoint`, `load_model` and `initial_epoch`, with a
+  `PipelineSequence`;
+- `cifar`: `examples/cifar.py --resume`, with its log, too.
+
+Some kills fall after a random step, or at a random time; the others while a
+checkpoint is being written, as soon as its file is there or, by the process's
+own hand, at the points of the writing where it hurts most. Exits with 1 if any
+two ends differ.
+
+Every start is a fork of a process that has imported all and run nothing: that
+saves the seconds that imports take.
+"""
+
+import argparse
+import builtins
+import csv
+import itertools
+import os
+import pathlib
+import select
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import zipfile
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import h5py
+import keras
+import numpy as np
+import tensorflow  # noqa: F401
+
+import keras_smkd
+from keras_smkd import callbacks
+from keras_smkd import data
+
+EPOCHS, EXAMPLES, BATCH = 8, 24, 8
+BATCHES = EXAMPLES // BATCH
+# Until the example of CIFAR-10 trains: our own, and three of its.
+CIFAR_LINES = 4
+# How the processes die, in turn: after a random step or time, as soon as a
+# file is being written, or by themselves at that point of the writing.
+DEATHS = {
+    "backup": "moment half moved torn writing moment written deleting".split(),
+    "checkpoint": "moment half writing moment written moved".split(),
+    "cifar": "moment writing".split(),
+}
+CIFAR = ["--train_size=512", "--test_size=64", "--epochs=4"]
+
+
+# The trainings.
+
+
+def make_model():
+    keras.utils.set_random_seed(0)
+    peers = [
+        keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Flatten(),
+                # Without a seed, torch draws from its own generator.
+                keras.layers.Dropout(0.3, seed=seed),
+                keras.layers.Dense(4),
+            ]
+        )
+        for seed in (None, 3)
+    ]
+    model = keras_smkd.SelectiveMutualDistillation(
+        peers, target=keras_smkd.targets.TemporalEnsembling(EXAMPLES)
+    )
+    steps = EPOCHS * EXAMPLES // BATCH
+    decay = keras.optimizers.schedules.CosineDecay(0.1, steps)
+    model.compile(
+        [keras.optimizers.Adam(0.01), keras.optimizers.SGD(decay, 0.9)],
+        "sparse_categorical_crossentropy",
+    )
+    return model
+
+
+def make_data(make, initial_epoch=0):
+    generator = np.random.default_rng(0)
+    return make(
+        generator.integers(0, 256, (EXAMPLES, 8, 8, 1), dtype=np.uint8),
+        generator.integers(0, 4, EXAMPLES),
+        batch_size=BATCH,
+        shuffle=True,
+        seed=0,
+        augment="flip_crop",
+        with_index=True,
+        initial_epoch=initial_epoch,
+    )
+
+
+def run(way, folder, data_dir, writer):
+    """Do what one start of a run does, and write a line at each point."""
+
+    def tell(*words, **_):
+        os.write(writer, f"{' '.join(map(str, words))}\n".encode())
+
+    tell("begun")
+    if way == "cifar":
+        run_cifar(folder, data_dir, tell)
+    else:
+        train(way, folder, tell)
+
+
+def train(way, folder, tell):
+    """Train from where the folder's run stands, and save how it ends."""
+    saved = folder / "model.keras"
+    model = (
+        keras.saving.load_model(saved)
+        if way == "checkpoint" and saved.exists()
+        else make_model()
+    )
+    if way == "backup":
+        batches = make_data(data.make_pipeline)
+        checkpoint = keras.callbacks.BackupAndRestore(folder / "backup")
+    else:
+        batches = make_data(data.PipelineSequence, model.epoch)
+        checkpoint = keras.callbacks.ModelCheckpoint(saved)
+    model.fit(
+        batches,
+        epochs=EPOCHS,
+        initial_epoch=model.epoch,
+        shuffle=False,
+        verbose=0,
+        callbacks=[
+            callbacks.ProgressiveThreshold(sharpness=-8.0),
+            keras.callbacks.LambdaCallback(
+                on_train_batch_end=lambda batch, logs: tell("step"),
+                on_epoch_end=lambda epoch, logs: tell("writing"),
+            ),
+            checkpoint,
+            keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: tell("written"),
+            ),
+        ],
+    )
+    model.save_weights(folder / "end.weights.h5")
+
+
+def run_cifar(folder, data_dir, tell):
+    """Run the example as its command would; what it prints is told."""
+    import cifar
+
+    cifar.print = tell
+    arguments = ["cifar.py", f"--data_dir={data_dir}", f"--run_dir={folder}"]
+    if (folder / "settings.json").exists():
+        arguments.append("--resume")
+    sys.argv = [*arguments, *CIFAR]
+    cifar.app.run(cifar.main)
+
+
+def end_of(folder):
+    """Return all that the run in a folder ended with: `{name: array}`."""
+    if (folder / "model.keras").exists() and (folder / "log.csv").exists():
+        with open(folder / "log.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        log = [str({**row, "seconds": None}) for row in rows]
+        with zipfile.ZipFile(folder / "model.keras") as archive:
+            return {
+                "log": np.array(log),
+                **arrays_in(archive.open("model.weights.h5")),
+            }
+    return arrays_in(folder / "end.weights.h5")
+
+
+def arrays_in(file):
+    found = {}
+    with h5py.File(file) as h5:
+        h5.visititems(
+            lambda name, item: (
+                found.update({name: item[()]})
+                if isinstance(item, h5py.Dataset)
+                else None
+            )
+        )
+    return found
+
+
+def differences(end, other):
+    return [
+        name
+        for name in sorted({*end, *other})
+        if name not in end
+        or name not in other
+        or not np.array_equal(end[name], other[name])
+        or end[name].dtype != other[name].dtype
+    ]
+
+
+# The kills.
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at(stage, turn):
+    """Have this process kill itself at the `turn`-th coming of a stage."""
+    countdown = itertools.count(turn - 1, -1)
+
+    def dying(function, applies, after):
+        def call(*args, **kwargs):
+            if not applies(*args) or next(countdown) > 0:
+                return function(*args, **kwargs)
+            if after:
+                function(*args, **kwargs)
+            die()
+
+        return call
+
+    def is_model(*paths):
+        return str(paths[-1]).endswith((".keras", ".weights.h5"))
+
+    if stage == "half":
+        h5py.Group.__setitem__ = dying(
+            h5py.Group.__setitem__, lambda *_: True, False
+        )
+    elif stage in ("written", "moved"):
+        os.replace = dying(os.replace, is_model, stage == "moved")
+    elif stage == "torn":
+        builtins.open = dying(
+            open,
+            lambda path, *mode: "metadata" in str(path) and mode == ("w",),
+            True,
+        )
+    elif stage == "deleting":
+        os.unlink = dying(os.unlink, lambda *_: True, True)
+
+
+class Start:
+    """One start of a run: a process that can be watched and killed."""
+
+    def __init__(self, way, folder, data_dir, death=None, turn=1):
+        self.folder = folder
+        self.reader, writer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                die_at(death, turn)
+                run(way, folder, data_dir, writer)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        os.close(writer)
+
+    def read(self, lines):
+        """Wait until the process has told so many lines, or ended."""
+        while lines > 0 and (told := os.read(self.reader, 1)):
+            lines -= told == b"\n"
+
+    def wait_for_writing(self):
+        """Wait until a file is being written, or was while we slept."""
+        while not self.is_writing() and not self.has_told():
+            pass
+
+    def has_told(self):
+        return bool(select.select([self.reader], [], [], 0)[0])
+
+    def is_writing(self):
+        return any(self.folder.glob("**/*.partial"))
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
+
+    def was_killed(self):
+        """Wait for the process; return whether it was killed."""
+        self.read(10**9)
+        os.close(self.reader)
+        _, status = os.waitpid(self.pid, 0)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+            sys.exit(f"A start in {self.folder} failed.")
+        return os.WIFSIGNALED(status)
+
+
+def kill(start, death, generator, seconds):
+    """Kill a start, unless it ends before or is to kill itself."""
+    if death == "moment" and seconds:
+        start.read(CIFAR_LINES)
+        time.sleep(generator.uniform(0, seconds))
+        start.kill()
+    elif death == "moment":
+        start.read(generator.integers(1, 10))
+        start.kill()
+    elif death == "writing":
+        start.read(CIFAR_LINES if seconds else 2 + BATCHES)
+        start.wait_for_writing()
+        start.kill()
+
+
+def survive(way, kills, folder, data_dir):
+    """Return what became of so many kills, and the ends that differ."""
+    generator = np.random.default_rng(0)
+    began = time.perf_counter()
+    whole = folder / "whole"
+    whole.mkdir()
+    Start(way, whole, data_dir).was_killed()
+    seconds = time.perf_counter() - began if way == "cifar" else 0
+    done = in_writing = runs = 0
+    wrong = []
+    while done < kills:
+        runs += 1
+        run_folder = folder / f"run_{runs}"
+        run_folder.mkdir()
+        was_killed = True
+        while was_killed:
+            death = DEATHS[way][done % len(DEATHS[way])]
+            if done == kills:
+                death = None
+            turn = generator.integers(1, 60 if death == "half" else 3)
+            start = Start(way, run_folder, data_dir, death, turn)
+            kill(start, death, generator, seconds)
+            was_killed = start.was_killed()
+            done += was_killed
+            by_itself = death not in (None, "moment", "writing")
+            in_writing += was_killed and (by_itself or start.is_writing())
+        wrong += differences(end_of(whole), end_of(run_folder))
+    return done, in_writing, runs, time.perf_counter() - began, wrong
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50, help="of each way")
+    parser.add_argument(
+        "--ways",
+        nargs="+",
+        default=["backup", "checkpoint"],
+        choices=list(DEATHS),
+    )
+    parser.add_argument("--data_dir", help="prepared TFDS data sets, for cifar")
+    arguments = parser.parse_args()
+    if "cifar" in arguments.ways:
+        sys.path.append(str(pathlib.Path(__file__).parents[1] / "examples"))
+        import cifar  # noqa: F401
+        import keras_cv  # noqa: F401
+    backend = keras.backend.backend()
+    print(f"{'way':<22}{'kills':>6}{'in writing':>12}{'runs':>6}{'seconds':>9}")
+    wrong = []
+    for way in arguments.ways:
+        with tempfile.TemporaryDirectory() as folder:
+            done, in_writing, runs, seconds, found = survive(
+                way, arguments.kills, pathlib.Path(folder), arguments.data_dir
+            )
+        print(
+            f"{backend + ' ' + way:<22}{done:>6}{in_writing:>12}{runs:>6}"
+            f"{seconds:>9.0f}",
+            flush=True,
+        )
+        wrong += found
+    if wrong:
+        sys.exit(f"Ends that differ: {', '.join(wrong)}")
+    print("All ends are equal, bit for bit, to those of runs left alone.")
+
+
+if __name__ == "__main__":
+    main()
