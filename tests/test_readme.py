@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from keras import ops
 
+import keras_smkd
+from keras_smkd import noise
 from keras_smkd.losses import base
 from keras_smkd.targets import corrected_targets
 
@@ -52,6 +54,7 @@ def test_python_of_readme_runs(tmp_path):
     assert run(code, tmp_path)[-1] == closing
     assert sorted(os.listdir(tmp_path / "serving")) == [
         "ensemble",
+        "model_card.json",
         "peer_0",
         "peer_1",
     ]
@@ -64,6 +67,48 @@ def test_python_of_the_page_on_choosing_runs(tmp_path):
     code = "\n".join(pages).replace("epochs=60", "epochs=1")
     code += "\nprint(model.step, matrix.shape, loss.name)"
     assert run(code, tmp_path)[-1] == "57 (10, 10) forward_correction"
+
+
+@pytest.mark.filterwarnings("ignore:builtin type .*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*TreeSpec.*:FutureWarning")
+def test_python_of_the_page_on_serving_runs(tmp_path, monkeypatch, rng):
+    """Runs what the backend writes itself, with models that need no training.
+
+    The rest is the same calls under another backend.
+    """
+    written_here = {
+        "tensorflow": ("tensorflow", "onnx", "openvino", "litert"),
+        "jax": ("tensorflow",),
+        "torch": ("torch",),
+    }[keras.backend.backend()]
+    monkeypatch.chdir(tmp_path)
+    names = {
+        "keras": keras,
+        "keras_smkd": keras_smkd,
+        "noisy": noise.NoisyLabels([0, 1], [0, 0], 10, {"kind": "by hand"}),
+        "noisy_labels": rng.integers(0, 10, size=8),
+        "x": (rng.integers(0, 17, size=(8, 64)) / 16).astype("float32"),
+        "model": keras_smkd.SelectiveMutualDistillation(
+            [
+                keras.Sequential([keras.Input((64,)), keras.layers.Dense(10)])
+                for _ in range(2)
+            ]
+        ),
+    }
+    names["model"].compile("adam", "sparse_categorical_crossentropy")
+    expected = names["model"].predict(names["x"][:3], verbose=0)
+    first, *others = blocks("python", "docs/serving.md")
+    assert len(others) == 5
+    for block in others:
+        package = re.match(r"(?:import|from) (\w+)", block).group(1)
+        if not any(name in package for name in written_here):
+            continue
+        pytest.importorskip(package)
+        exec(first + block if package == "tensorflow" else block, names)
+        answer = names.pop("probabilities")
+        answer = answer.detach() if package == "torch" else answer
+        # OpenVINO computes in bfloat16 where the processor does.
+        np.testing.assert_allclose(np.asarray(answer), expected, atol=1e-2)
 
 
 def test_new_parts_can_be_made_as_contributing_says():
@@ -92,7 +137,8 @@ def test_commands_name_files_and_extras_that_there_are():
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/choosing.md"]
+    "page",
+    ["README.md", "CONTRIBUTING.md", "docs/choosing.md", "docs/serving.md"],
 )
 def test_links_lead_to_files(page):
     text = (ROOT / page).read_text()

@@ -1,10 +1,8 @@
-"""Saving, loading and exporting what was trained."""
+"""Saving and loading what was trained."""
 
 import os
-import pathlib
-import subprocess
-import sys
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -14,8 +12,6 @@ from peers import mlp
 
 import keras_smkd
 from keras_smkd.callbacks import ProgressiveThreshold
-
-BACKEND = keras.backend.backend()
 
 
 @pytest.fixture
@@ -93,151 +89,92 @@ def test_model_without_compile_is_saved_too(data, tmp_path):
     )
 
 
-SERVE = """
-import sys
-
-import numpy as np
-
-for name in ("keras", "tf_keras", "keras_smkd", "jax"):
-    sys.modules[name] = None  # Importing it raises.
-
-import tensorflow as tf
-
-data = np.load(sys.argv[1])
-for name in data["names"]:
-    served = tf.saved_model.load(f"{sys.argv[2]}/{name}")
-    signature = served.signatures["serving_default"]
-    for size in (1, 5, len(data["x"])):
-        x = tf.constant(data["x"][:size])
-        probs = signature(inputs=x)["probabilities"].numpy()
-        assert np.abs(probs - data[str(name)][:size]).max() < 1e-5, name
-        again = served.serve(x)["probabilities"].numpy()
-        assert np.array_equal(again, probs)
-try:
-    import keras
-except ImportError:
-    print("served", len(data["names"]))
-"""
+def save(model, path, **kwargs):
+    kind = "save" if path.suffix == ".keras" else "save_weights"
+    getattr(model, kind)(path, **kwargs)
 
 
-def test_exports_serve_where_keras_cannot_be_imported(trained, data, tmp_path):
-    pytest.importorskip("tensorflow")
-    folder = tmp_path / "deep" / "serving"
-    keras_smkd.export(trained, folder)
-    names = ["peer_0", "peer_1", "ensemble"]
-    assert sorted(os.listdir(folder)) == sorted(names)
-    assert os.listdir(folder.parent) == ["serving"]
-    x, _ = data
-    expected = trained.predict(x, verbose=0, output="all")
-    expected["ensemble"] = trained.predict(x, verbose=0)
-    np.savez(tmp_path / "expected.npz", x=x, names=names, **expected)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            SERVE,
-            str(tmp_path / "expected.npz"),
-            str(folder),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "served 3"
-
-
-def test_exports_of_several_named_inputs(rng, tmp_path):
-    tf = pytest.importorskip("tensorflow")
-
-    def two_inputs():
-        left = keras.Input((3,), name="left")
-        right = keras.Input((2,), name="right")
-        both = keras.layers.concatenate([left, right])
-        outputs = keras.layers.Dense(4)(both)
-        return keras.Model({"left": left, "right": right}, outputs)
-
-    model = keras_smkd.SelectiveMutualDistillation([two_inputs(), two_inputs()])
-    x = {
-        "left": rng.normal(size=(5, 3)).astype("float32"),
-        "right": rng.normal(size=(5, 2)).astype("float32"),
-    }
-    keras_smkd.export(model, tmp_path / "serving")
-    served = tf.saved_model.load(tmp_path / "serving" / "ensemble")
-    probs = served.signatures["serving_default"](
-        **{name: tf.constant(value) for name, value in x.items()}
-    )["probabilities"]
-    np.testing.assert_allclose(
-        probs.numpy(), model.predict(x, verbose=0), atol=1e-6
-    )
-
-
-def test_export_replaces_nothing_unless_asked(tmp_path):
-    pytest.importorskip("tensorflow")
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, name):
     model = keras_smkd.SelectiveMutualDistillation([linear(), linear()])
-    path = tmp_path / "serving"
-    path.mkdir()
-    (path / "precious").write_text("kept")
-    with pytest.raises(FileExistsError, match="`path` must not exist yet"):
-        keras_smkd.export(model, path)
-    assert (path / "precious").read_text() == "kept"
-    keras_smkd.export(model, path, overwrite=True)
-    assert sorted(os.listdir(path)) == ["ensemble", "peer_0", "peer_1"]
+    place = tmp_path / "elsewhere" / name
+    place.parent.mkdir()
+    path = tmp_path / name
+    path.symlink_to(place)
+    save(model, path)
+    whole = place.read_bytes()
+    # What a killed process left is no file of that name, and goes.
+    partial = place.with_name(f"{name}.partial")
+    partial.mkdir()
+    (partial / name).write_bytes(whole[:100])
+    with monkeypatch.context() as broken:
+        broken.setattr(h5py.Group, "create_group", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            save(model, path)
+    assert place.read_bytes() == whole
+    (partial / name).mkdir(parents=True)
+    model.step_counter.assign(5)
+    save(model, path)
+    assert path.is_symlink()
+    assert os.listdir(place.parent) == [name]
+    model.step_counter.assign(0)
+    model.load_weights(path)
+    assert model.step == 5
+    monkeypatch.setattr("builtins.input", lambda _: "n")
+    model.step_counter.assign(0)
+    save(model, path, overwrite=False)
+    model.load_weights(path)
+    assert model.step == 5
 
 
-def test_export_refuses_what_it_cannot_write(tmp_path):
-    with pytest.raises(TypeError, match="`model` must be a `keras_smkd"):
-        keras_smkd.export(linear(), tmp_path / "serving")
-
-    class Subclassed(keras.Model):
-        def call(self, inputs):
-            return inputs
-
-    model = keras_smkd.SelectiveMutualDistillation([Subclassed(), Subclassed()])
-    with pytest.raises(ValueError, match="a peer that knows its input shape"):
-        keras_smkd.export(model, tmp_path / "serving")
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.skipif(BACKEND != "torch", reason="only torch needs a subprocess")
-def test_export_from_torch_says_why_it_failed(tmp_path):
-    class OnlyHere(keras.layers.Layer):
-        def call(self, inputs):
-            return inputs
-
-    def peer():
-        inputs = keras.Input((6,))
-        return keras.Model(inputs, keras.layers.Dense(4)(OnlyHere()(inputs)))
-
-    model = keras_smkd.SelectiveMutualDistillation([peer(), peer()])
-    with pytest.raises(RuntimeError, match=r"(?s)export under TensorFlow fail"):
-        keras_smkd.export(model, tmp_path / "serving")
-    assert os.listdir(tmp_path) == []
-
-
-def test_export_without_tensorflow_says_what_to_install(tmp_path):
-    # The search path without TensorFlow, in a process of its own.
-    code = f"""
-import importlib.util, sys
-found = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: (
-    None if name == "tensorflow" else found(name, *rest)
-)
-import keras, keras_smkd
-peers = [
-    keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
-    for _ in range(2)
-]
-model = keras_smkd.SelectiveMutualDistillation(peers)
-try:
-    keras_smkd.export(model, {str(tmp_path / "serving")!r})
-except ImportError as error:
-    print(error)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True
+def test_what_is_no_local_file_is_left_to_keras(tmp_path, monkeypatch):
+    model = keras_smkd.SelectiveMutualDistillation([linear(), linear()])
+    model.save(tmp_path / "folder", zipped=False)
+    assert (tmp_path / "folder" / "config.json").exists()
+    model.save_weights(tmp_path / "shards.weights.json", max_shard_size=1)
+    assert (tmp_path / "shards.weights.json").exists()
+    with pytest.raises(OSError, match="nowhere"):
+        model.save(tmp_path / "nowhere" / "model.keras")
+    seen = []
+    monkeypatch.setattr(
+        keras.Model, "save", lambda self, path, **_: seen.append(path)
     )
-    assert 'pip install "keras-smkd[tensorflow]"' in done.stdout, done.stderr
-    assert list(pathlib.Path(tmp_path).iterdir()) == []
+    for path in ("gs://bucket/model.keras", tmp_path):
+        model.save(path)
+    assert seen == ["gs://bucket/model.keras", tmp_path]
+
+
+def test_files_of_a_later_format_are_refused(tmp_path):
+    model = keras_smkd.SelectiveMutualDistillation([linear(), linear()])
+    config = model.get_config()
+    assert config["format"] == 1
+    assert config["version"] == keras_smkd.__version__
+    later = {**config, "format": 2, "version": "9.8.7", "peers": "of its own"}
+    refused = (
+        r"of format 1 or earlier.*Received: format 2, written by keras_smkd "
+    )
+    with pytest.raises(ValueError, match=refused + r"9\.8\.7\. Install"):
+        keras_smkd.SelectiveMutualDistillation.from_config(later)
+    path = tmp_path / "model.weights.h5"
+    model.save_weights(path)
+    with h5py.File(path, "a") as file:
+        file["vars/format"][()] = 2
+    with pytest.raises(ValueError, match=refused + "a later version"):
+        model.load_weights(path)
+
+
+def test_files_from_before_there_was_a_format_are_read(tmp_path):
+    model = keras_smkd.SelectiveMutualDistillation([linear(), linear()])
+    model.step_counter.assign(5)
+    config = model.get_config()
+    del config["format"], config["version"]
+    path = tmp_path / "model.weights.h5"
+    model.save_weights(path)
+    with h5py.File(path, "a") as file:
+        del file["vars/format"]
+    loaded = keras_smkd.SelectiveMutualDistillation.from_config(config)
+    loaded.load_weights(path)
+    assert loaded.step == 5
 
 
 def test_loading_runs_no_code_from_a_file(tmp_path):
