@@ -1,0 +1,177 @@
+"""Examples split by a seed, with labels wrong in a stated way.
+
+The test examples are the same for every seed. A seed decides which of the
+others are trained on, which are for validation, and which labels are wrong:
+those of the validation examples, too, as a user has no clean ones.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pools
+
+import keras_smkd
+from keras_smkd import noise
+
+# Classes that resemble each other: {clean: noisy}. That of digits is the one
+# that is usual for MNIST. T-shirt 0, trouser 1, pullover 2, dress 3, coat 4,
+# sandal 5, shirt 6, sneaker 7, bag 8, ankle boot 9.
+ASYMMETRIC_FLIPS = {
+    "digits": {2: 7, 3: 8, 5: 6, 6: 5, 7: 1},
+    "fashion": {9: 7, 7: 5, 2: 6, 3: 4, 4: 3},
+}
+HUMAN_LABELS = {
+    "worst": "worse_label",
+    "aggregate": "aggre_label",
+    "random1": "random_label1",
+    "random2": "random_label2",
+    "random3": "random_label3",
+}
+KINDS = ("none", "symmetric", "asymmetric", "pair", "instance", "human")
+VALIDATION_FRACTION = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Holds what one run trains, chooses and tests on.
+
+    Args:
+        inputs: `(train + validation + test, ...)` float32 in [0, 1].
+        sizes: The three numbers of examples.
+        noisy_labels: `(train,)`.
+        clean_labels: `(train,)`.
+        validation_labels: `(validation,)`, noisy.
+        test_labels: `(test,)`, clean.
+        recipe: How the noise was made.
+    """
+
+    inputs: Any
+    sizes: tuple[int, int, int]
+    noisy_labels: Any
+    clean_labels: Any
+    validation_labels: Any
+    test_labels: Any
+    recipe: dict[str, Any]
+
+
+def parse_noise(text: str) -> tuple[str, Any]:
+    """Return `(kind, rate)` of `"pair:0.4"`, or `("human", name)`."""
+    kind, _, argument = text.partition(":")
+    if kind == "none" and not argument:
+        return kind, None
+    if kind == "human" and argument in HUMAN_LABELS:
+        return kind, argument
+    try:
+        if kind in KINDS[1:-1] and 0.0 < float(argument) <= 1.0:
+            return kind, float(argument)
+    except ValueError:
+        pass
+    raise ValueError(
+        f"`noise` must be none, {', '.join(KINDS[1:-1])} with a rate in "
+        f"(0, 1], such as pair:0.4, or human with one of "
+        f"{', '.join(HUMAN_LABELS)}. Received: noise={text!r}."
+    )
+
+
+def transition_matrix(dataset: str, rate: float) -> Any:
+    """Return the asymmetric matrix of a data set: half of the classes flip."""
+    if dataset == "cifar10":
+        return noise.asymmetric_cifar10(rate)
+    matrix = np.eye(10)
+    for clean, noisy in ASYMMETRIC_FLIPS[dataset].items():
+        matrix[clean, clean] = 1.0 - rate
+        matrix[clean, noisy] = rate
+    return matrix
+
+
+def make_labels(
+    dataset: str, pool: pools.Pool, text: str, seed: int, places: pools.Places
+) -> noise.NoisyLabels:
+    """Return noisy labels of the whole pool.
+
+    Args:
+        dataset: Name of the data set.
+        pool: Its examples.
+        text: The noise, as `parse_noise` reads it.
+        seed: Seed of the noise.
+        places: Where human labels are.
+    """
+    kind, rate = parse_noise(text)
+    settings = {"num_classes": 10, "seed": seed}
+    if kind == "none":
+        return noise.NoisyLabels(pool.labels, pool.labels, 10, {"kind": kind})
+    if kind == "human":
+        if dataset != "cifar10" or places.human_labels is None:
+            raise ValueError(
+                "`noise` must not be human without the data set cifar10 and "
+                f"`human_labels`. Received: dataset={dataset!r}, "
+                f"human_labels={places.human_labels!r}."
+            )
+        clean, noisy = (
+            # By the index: the files are in the canonical order.
+            keras_smkd.data.load_human_labels(places.human_labels, name)[
+                pool.index
+            ]
+            for name in ("clean_label", HUMAN_LABELS[rate])
+        )
+        if not np.array_equal(clean, pool.labels):
+            raise ValueError(
+                "`human_labels` must be those of the data set's images. "
+                f"Received: human_labels={places.human_labels!r}, whose clean "
+                "labels differ."
+            )
+        return noise.NoisyLabels(clean, noisy, 10, {"kind": HUMAN_LABELS[rate]})
+    if kind == "instance":
+        return noise.make_noisy_by_instance(
+            pool.labels, pool.images, rate, **settings
+        )
+    if kind == "asymmetric":
+        return noise.make_noisy_by_matrix(
+            pool.labels,
+            transition_matrix(dataset, rate),
+            seed=seed,
+            name=f"asymmetric_{dataset}({rate})",
+        )
+    kinds = {"symmetric": "symmetric_excluding_true", "pair": "pair_flip"}
+    return noise.make_noisy(pool.labels, kinds[kind], rate, **settings)
+
+
+def split_positions(
+    num_examples: int, batch_size: int, seed: int
+) -> tuple[Any, Any]:
+    """Return the positions to train on and those to validate with.
+
+    About 15 % are for validation: whatever fills no batch of training goes
+    there, so that all batches have one size and compile once.
+    """
+    batches = int(num_examples * (1.0 - VALIDATION_FRACTION)) // batch_size
+    if batches == 0:
+        raise ValueError(
+            "`batch_size` must leave a whole batch to train on. Received: "
+            f"batch_size={batch_size}, for {num_examples} examples."
+        )
+    # A stream of its own: the noise draws from the same seed.
+    order = np.random.default_rng([seed, 1]).permutation(num_examples)
+    size = batches * batch_size
+    return np.sort(order[:size]), np.sort(order[size:])
+
+
+def load(config: dict[str, Any], places: pools.Places) -> Split:
+    """Return what a run of a configuration trains and tests on."""
+    dataset, seed = config["dataset"], config["seed"]
+    pool = pools.load_pool(
+        dataset, config["examples"], config["test_examples"], places
+    )
+    labels = make_labels(dataset, pool, config["noise"], seed, places)
+    train, held = split_positions(len(pool.labels), config["batch_size"], seed)
+    parts = (pool.images[train], pool.images[held], pool.test_images)
+    return Split(
+        inputs=np.concatenate(parts).astype("float32") / pool.largest,
+        sizes=tuple(len(part) for part in parts),
+        noisy_labels=labels.noisy_labels[train].astype("int32"),
+        clean_labels=labels.clean_labels[train].astype("int32"),
+        validation_labels=labels.noisy_labels[held].astype("int32"),
+        test_labels=pool.test_labels.astype("int32"),
+        recipe=labels.recipe,
+    )

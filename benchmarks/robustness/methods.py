@@ -1,0 +1,292 @@
+"""The methods that are compared, one row each.
+
+A row says what its knobs are, besides the learning rate, and how a model is
+made from values of them. A variant is one more row: `variant` takes another
+row and changes what differs.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from oracle import OracleSelection
+
+import keras_smkd
+from keras_smkd import callbacks
+from keras_smkd import losses
+from keras_smkd import selection
+from keras_smkd import targets
+
+WEIGHTS = (1.0, 2.0, 4.0, 9.0)
+THRESHOLDS = (0.1, 0.3, 0.5, 0.7)
+SCALES = (0.25, 0.5, 0.75, 1.0)
+
+Knobs = Mapping[str, Any]
+
+
+def _cross_entropy(knobs: Knobs) -> Any:
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def _gce(knobs: Knobs) -> Any:
+    return losses.GeneralizedCrossEntropy(q=knobs["q"], from_logits=True)
+
+
+def _sce(knobs: Knobs) -> Any:
+    return losses.SymmetricCrossEntropy(
+        alpha=knobs["alpha"], beta=knobs["beta"], from_logits=True
+    )
+
+
+def _nce_rce(knobs: Knobs) -> Any:
+    return losses.ActivePassive(
+        losses.NormalizedCrossEntropy(from_logits=True),
+        losses.ReverseCrossEntropy(from_logits=True),
+        alpha=knobs["alpha"],
+        beta=knobs["beta"],
+        from_logits=True,
+    )
+
+
+def _label_smoothing(knobs: Knobs) -> Any:
+    return targets.LabelSmoothing(knobs["smoothing"])
+
+
+def _bootstrapping(knobs: Knobs) -> Any:
+    kinds = {
+        "soft": targets.SoftBootstrapping,
+        "hard": targets.HardBootstrapping,
+    }
+    return kinds[knobs["kind"]](knobs["beta"])
+
+
+def _proselflc(knobs: Knobs) -> Any:
+    return targets.ProSelfLC(
+        sharpness=knobs["trust_sharpness"], midpoint=knobs["trust_midpoint"]
+    )
+
+
+def _nothing(knobs: Knobs) -> Any:
+    return None
+
+
+def _no_arguments(knobs: Knobs) -> dict[str, Any]:
+    return {}
+
+
+def _average_weights(knobs: Knobs) -> dict[str, Any]:
+    return {"use_ema": True, "ema_momentum": knobs["ema_momentum"]}
+
+
+def _share_of_each_class(knobs: Knobs) -> dict[str, Any]:
+    return {"selection": selection.MostConfidentShare()}
+
+
+def _pass_nothing(knobs: Knobs) -> Any:
+    return callbacks.StaticThreshold(0.0)
+
+
+def _pass_all(knobs: Knobs) -> Any:
+    return callbacks.StaticThreshold(2.0)
+
+
+def _static(knobs: Knobs) -> Any:
+    return callbacks.StaticThreshold(knobs["threshold"])
+
+
+def _progressive(sharpness: float) -> Callable[[Knobs], Any]:
+    return lambda knobs: callbacks.ProgressiveThreshold(
+        knobs["scale"], sharpness=sharpness
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Says how a method is tuned and how its model is made.
+
+    Args:
+        about: What it is, in a few words.
+        knobs: From the knobs' names to the values to try, besides the
+            learning rate. `distillation_weight` goes to the model.
+        loss: From values of the knobs to the compiled loss, on logits.
+        is_single: One `keras.Model` instead of peers.
+        target: From values of the knobs to the label correction.
+        threshold: From values of the knobs to the threshold callback.
+        arguments: From values of the knobs to further arguments of the model
+            of peers, such as `selection`.
+        optimizer: From values of the knobs to further arguments of the
+            optimizer.
+        is_oracle: Whether knowledge is selected by the clean labels.
+        shares_nothing: Whether the peers are trained as if each were alone,
+            so that one costs no more than one model.
+    """
+
+    about: str
+    knobs: Knobs = dataclasses.field(default_factory=dict)
+    loss: Callable[[Knobs], Any] = _cross_entropy
+    is_single: bool = False
+    target: Callable[[Knobs], Any] = _nothing
+    threshold: Callable[[Knobs], Any] = _pass_nothing
+    arguments: Callable[[Knobs], dict[str, Any]] = _no_arguments
+    optimizer: Callable[[Knobs], dict[str, Any]] = _no_arguments
+    is_oracle: bool = False
+    shares_nothing: bool = False
+
+    def make_model(
+        self, peers: list[keras.Model], knobs: Knobs, clean_labels: Any
+    ) -> keras.Model:
+        """Return the model to compile, of so many peers (one if single)."""
+        if self.is_single:
+            return peers[0]
+        arguments = {"target": self.target(knobs), **self.arguments(knobs)}
+        if "distillation_weight" in knobs:
+            arguments["distillation_weight"] = knobs["distillation_weight"]
+        if self.is_oracle:
+            return OracleSelection(
+                peers, clean_labels=clean_labels, **arguments
+            )
+        return keras_smkd.SelectiveMutualDistillation(peers, **arguments)
+
+    def make_callbacks(self, knobs: Knobs) -> list[Any]:
+        """Return what acts while it trains."""
+        if not self.is_single:
+            return [self.threshold(knobs)]
+        if self.optimizer(knobs).get("use_ema"):
+            return [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
+        return []
+
+
+def variant(
+    method: Method, about: str, knobs: Knobs | None = None, **changes: Any
+) -> Method:
+    """Return a method that differs from another in what is given.
+
+    Args:
+        method: The other.
+        about: What differs, added to what the other is.
+        knobs: Further knobs.
+        **changes: Fields of `Method` in place of the other's.
+    """
+    return dataclasses.replace(
+        method,
+        about=f"{method.about}, {about}",
+        knobs={**method.knobs, **(knobs or {})},
+        **changes,
+    )
+
+
+INDEPENDENT = Method("peers that pass nothing on", shares_nothing=True)
+EXCHANGES = {
+    "all_knowledge": Method(
+        "deep mutual learning: everything is passed on",
+        {"distillation_weight": WEIGHTS},
+        threshold=_pass_all,
+    ),
+    "smkd_s": Method(
+        "SMKD-S: a static threshold",
+        {"distillation_weight": WEIGHTS, "threshold": THRESHOLDS},
+        threshold=_static,
+    ),
+    "smkd_p_tightening": Method(
+        "SMKD-P: the threshold tightens (sharpness 8)",
+        {"distillation_weight": WEIGHTS, "scale": SCALES},
+        threshold=_progressive(8.0),
+    ),
+    "smkd_p_loosening": Method(
+        "SMKD-P: the threshold loosens (sharpness -8)",
+        {"distillation_weight": WEIGHTS, "scale": SCALES},
+        threshold=_progressive(-8.0),
+    ),
+}
+GCE_KNOBS = {"q": (0.3, 0.5, 0.7, 0.9)}
+PROSELFLC_KNOBS = {"trust_sharpness": (8.0, 16.0), "trust_midpoint": (0.3, 0.5)}
+
+
+def _with_gce(method: Method) -> Method:
+    return variant(method, "with GCE", GCE_KNOBS, loss=_gce)
+
+
+def _with_proselflc(method: Method) -> Method:
+    return variant(method, "with ProSelfLC", PROSELFLC_KNOBS, target=_proselflc)
+
+
+def _with_gate(method: Method) -> Method:
+    def arguments(knobs: Knobs) -> dict[str, Any]:
+        gate = selection.LabelGate(agreement=knobs["gate_agreement"])
+        return {**method.arguments(knobs), "gate": gate}
+
+    return variant(
+        method,
+        "which drops the labels that it contradicts",
+        {"gate_agreement": (False, True)},
+        arguments=arguments,
+    )
+
+
+ORACLE = Method(
+    "what is right by the clean labels is passed on",
+    {"distillation_weight": WEIGHTS},
+    is_oracle=True,
+)
+SHARE = Method(
+    "SMKD-S: the most confident share of each class of a batch",
+    {"distillation_weight": WEIGHTS, "threshold": (0.25, 0.5, 0.75, 0.9)},
+    threshold=_static,
+    arguments=_share_of_each_class,
+)
+
+METHODS = {
+    "cross_entropy": Method("one model", is_single=True),
+    "ema": Method(
+        "one model, its weights averaged over the steps",
+        {"ema_momentum": (0.9, 0.98, 0.99, 0.995)},
+        is_single=True,
+        optimizer=_average_weights,
+    ),
+    "gce": Method(
+        "one model, generalised cross entropy",
+        GCE_KNOBS,
+        is_single=True,
+        loss=_gce,
+    ),
+    "sce": Method(
+        "one model, symmetric cross entropy",
+        {"alpha": (0.1, 0.3, 1.0, 3.0), "beta": (0.1, 1.0)},
+        is_single=True,
+        loss=_sce,
+    ),
+    "nce_rce": Method(
+        "one model, normalised and reverse cross entropy",
+        {"alpha": (0.5, 1.0, 3.0, 10.0), "beta": (0.1, 1.0)},
+        is_single=True,
+        loss=_nce_rce,
+    ),
+    "label_smoothing": variant(
+        INDEPENDENT,
+        "labels smoothed",
+        {"smoothing": (0.1, 0.2, 0.4, 0.6)},
+        target=_label_smoothing,
+    ),
+    "bootstrapping": variant(
+        INDEPENDENT,
+        "bootstrapping",
+        {"kind": ("soft", "hard"), "beta": (0.95, 0.8, 0.6, 0.4)},
+        target=_bootstrapping,
+    ),
+    "independent": INDEPENDENT,
+    "independent_proselflc": _with_proselflc(INDEPENDENT),
+    "independent_gce": _with_gce(INDEPENDENT),
+    **EXCHANGES,
+    **{f"{n}_proselflc": _with_proselflc(m) for n, m in EXCHANGES.items()},
+    **{f"{n}_gce": _with_gce(m) for n, m in EXCHANGES.items()},
+    **{f"{n}_gate": _with_gate(m) for n, m in EXCHANGES.items()},
+    "smkd_share": SHARE,
+    "smkd_share_gate": _with_gate(SHARE),
+    "smkd_p_loosening_gate_gce": _with_gce(
+        _with_gate(EXCHANGES["smkd_p_loosening"])
+    ),
+    "oracle": ORACLE,
+    "oracle_gate": _with_gate(ORACLE),
+}

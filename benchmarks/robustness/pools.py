@@ -1,0 +1,178 @@
+"""The clean examples of the data sets, in memory."""
+
+import dataclasses
+import functools
+import gzip
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+from sklearn import datasets as sklearn_datasets
+
+import keras_smkd
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where data sets are; no part of a run's configuration.
+
+    Args:
+        data_dir: Folder of data sets prepared by TensorFlow Datasets.
+        human_labels: CIFAR-10N's labels, an `.npz` file.
+        fashion_dir: Folder of Fashion-MNIST's idx files.
+    """
+
+    data_dir: str | None = None
+    human_labels: str | None = None
+    fashion_dir: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """Holds clean examples: those to train on or validate with, and the test.
+
+    Args:
+        images: `(examples, ...)`, raw numbers.
+        labels: `(examples,)`, clean.
+        index: `(examples,)`, each example's place in the whole data set.
+        test_images: `(test examples, ...)`, raw numbers.
+        test_labels: `(test examples,)`, clean.
+        largest: The number that becomes 1 where images are scaled.
+    """
+
+    images: Any
+    labels: Any
+    index: Any
+    test_images: Any
+    test_labels: Any
+    largest: float
+
+
+@functools.lru_cache(maxsize=2)
+def load_pool(
+    dataset: str, examples: int, test_examples: int, places: Places
+) -> Pool:
+    """Return a data set's clean examples.
+
+    Args:
+        dataset: `"digits"`, `"fashion"` or `"cifar10"`.
+        examples: How many to use besides those of a test set that comes by
+            itself; 0 for all.
+        test_examples: How many to test on; 0 for all of a test set that comes
+            by itself.
+        places: Where the files are.
+    """
+    if dataset == "digits":
+        images, labels = sklearn_datasets.load_digits(return_X_y=True)
+        pool = _first(images, labels, examples)
+        return _with_test_from(*pool, test_examples, 16.0)
+    if dataset == "fashion":
+        return _fashion(examples, test_examples, places)
+    if dataset == "cifar10":
+        return _cifar10(examples, test_examples, places)
+    raise ValueError(
+        "`dataset` must be digits, fashion or cifar10. Received: "
+        f"dataset={dataset!r}."
+    )
+
+
+def _first(images: Any, labels: Any, count: int) -> tuple[Any, Any]:
+    if count > len(images):
+        raise ValueError(
+            f"`examples` must be <= {len(images)}, for there are no more. "
+            f"Received: examples={count}."
+        )
+    count = count or len(images)
+    return images[:count], labels[:count]
+
+
+def _with_test_from(
+    images: Any, labels: Any, test_examples: int, largest: float
+) -> Pool:
+    """Return a pool whose test examples are taken from the images."""
+    if not 0 < test_examples < len(images):
+        raise ValueError(
+            f"`test_examples` must be in [1, {len(images)}), for there is no "
+            f"test set besides. Received: test_examples={test_examples}."
+        )
+    order = np.random.default_rng(0).permutation(len(images))
+    test, rest = order[:test_examples], np.sort(order[test_examples:])
+    return Pool(
+        images[rest], labels[rest], rest, images[test], labels[test], largest
+    )
+
+
+def _fashion(examples: int, test_examples: int, places: Places) -> Pool:
+    if places.fashion_dir is None:
+        (images, labels), test = keras.datasets.fashion_mnist.load_data()
+    else:
+        folder = pathlib.Path(places.fashion_dir).expanduser()
+        images = read_idx(folder, "train-images-idx3-ubyte")
+        labels = read_idx(folder, "train-labels-idx1-ubyte")
+        if images is None or labels is None:
+            raise FileNotFoundError(
+                "`fashion_dir` must be a folder with train-images-idx3-ubyte "
+                "and train-labels-idx1-ubyte, perhaps .gz. Received: "
+                f"fashion_dir={places.fashion_dir!r}."
+            )
+        test = (
+            read_idx(folder, "t10k-images-idx3-ubyte"),
+            read_idx(folder, "t10k-labels-idx1-ubyte"),
+        )
+    images, labels = _first(images, labels[: len(images)], examples)
+    images = images.reshape(len(images), -1)
+    if test[0] is None or test[1] is None:
+        return _with_test_from(images, labels, test_examples, 255.0)
+    held, held_labels = _first(*test, test_examples)
+    return Pool(
+        images,
+        labels,
+        np.arange(len(images)),
+        held.reshape(len(held), -1),
+        held_labels,
+        255.0,
+    )
+
+
+def read_idx(folder: pathlib.Path, name: str) -> Any:
+    """Return the array of an idx file, plain or `.gz`; None if it is absent.
+
+    An empty file counts as absent.
+    """
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file() and path.stat().st_size:
+            content = path.read_bytes()
+            break
+    else:
+        return None
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
+    # Two zeros, 8 for unsigned bytes, the number of dimensions; the sizes.
+    dimensions = content[3] if content[:3] == b"\0\0\x08" else 0
+    start = 4 + 4 * dimensions
+    shape = np.frombuffer(content[4:start], ">u4").astype(int)
+    if not dimensions or len(content) != start + shape.prod():
+        raise ValueError(
+            f"`path` must be an idx file of bytes, whole. Received: "
+            f"path={str(path)!r}, {len(content)} bytes."
+        )
+    return np.frombuffer(content, "uint8", offset=start).reshape(shape)
+
+
+def _cifar10(examples: int, test_examples: int, places: Places) -> Pool:
+    # TFDS keeps CIFAR-10 shuffled: its first examples are a random part.
+    train, test = (
+        keras_smkd.data.load_tfds(
+            "cifar10", f"{name}[:{count}]" if count else name, places.data_dir
+        )
+        for name, count in (("train", examples), ("test", test_examples))
+    )
+    return Pool(
+        train.images,
+        train.labels,
+        train.index,
+        test.images,
+        test.labels,
+        255.0,
+    )

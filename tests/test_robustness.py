@@ -1,0 +1,493 @@
+"""The benchmark of robustness: its data, trials, lines and numbers."""
+
+import gzip
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_smkd import noise
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "benchmarks" / "robustness"
+RATES = (0.001, 0.002, 0.005, 0.01)
+TINY = {
+    "dataset": "digits",
+    "examples": 200,
+    "test_examples": 60,
+    "net": "mlp_8",
+    "epochs": 2,
+    "batch_size": 32,
+    "optimizer": "adam",
+    "schedule": "constant",
+    "weight_decay": 0.0,
+    "augment": "none",
+    "peers": 2,
+    "measure_every": 1,
+    "noise": "symmetric:0.4",
+    "seed": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def module():
+    """Import a file of the benchmark by its name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        yield importlib.import_module
+
+
+# Data.
+
+
+def write_idx(path, array):
+    sizes = np.array(array.shape, ">u4").tobytes()
+    content = bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+    path.write_bytes(
+        gzip.compress(content) if path.suffix == ".gz" else content
+    )
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_idx_files_are_read_plain_and_packed(module, tmp_path, rng, ending):
+    images = rng.integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    write_idx(tmp_path / f"images{ending}", images)
+    read = module("pools").read_idx(tmp_path, "images")
+    np.testing.assert_array_equal(read, images)
+
+
+def test_idx_files_that_are_empty_count_as_absent(module, tmp_path):
+    (tmp_path / "images.gz").touch()
+    assert module("pools").read_idx(tmp_path, "images") is None
+
+
+def test_idx_files_that_are_cut_are_refused(module, tmp_path):
+    write_idx(tmp_path / "images", np.zeros((5, 4), np.uint8))
+    content = (tmp_path / "images").read_bytes()
+    (tmp_path / "images").write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=r"`path` must be an idx file.*whole"):
+        module("pools").read_idx(tmp_path, "images")
+
+
+def test_noise_is_parsed(module):
+    parse = module("data").parse_noise
+    assert parse("none") == ("none", None)
+    assert parse("pair:0.4") == ("pair", 0.4)
+    assert parse("human:worst") == ("human", "worst")
+
+
+@pytest.mark.parametrize(
+    "text", ["none:0.1", "pair", "pair:40", "pair:0", "human:0.4", "other:0.4"]
+)
+def test_noise_that_is_none_is_refused(module, text):
+    with pytest.raises(ValueError, match=f"`noise` must be .*{text}"):
+        module("data").parse_noise(text)
+
+
+def test_split_fills_whole_batches_and_keeps_the_rest(module):
+    split = module("data").split_positions
+    train, held = split(200, 32, 0)
+    # 85 % of 200 are 170, of which five whole batches of 32.
+    assert (len(train), len(held)) == (160, 40)
+    assert sorted([*train, *held]) == list(range(200))
+    np.testing.assert_array_equal(train, split(200, 32, 0)[0])
+    assert np.any(train != split(200, 32, 1)[0])
+    with pytest.raises(ValueError, match=r"`batch_size` must leave.*=64"):
+        split(64, 64, 0)
+
+
+def test_seeds_share_the_test_examples_only(module):
+    data, pools = module("data"), module("pools")
+    config = {**TINY, "examples": 0, "test_examples": 500, "batch_size": 64}
+    first, second = (
+        data.load({**config, "seed": seed}, pools.Places()) for seed in (0, 1)
+    )
+    assert first.sizes == (1088, 209, 500)
+    assert first.inputs.max() == 1.0
+    np.testing.assert_array_equal(first.test_labels, second.test_labels)
+    np.testing.assert_array_equal(first.inputs[-500:], second.inputs[-500:])
+    assert np.any(first.inputs[:1088] != second.inputs[:1088])
+    rate = np.mean(first.noisy_labels != first.clean_labels)
+    assert 0.35 < rate < 0.45
+
+
+@pytest.mark.parametrize("dataset", ["digits", "fashion", "cifar10"])
+def test_asymmetric_noise_touches_half_of_the_classes(module, dataset):
+    matrix = module("data").transition_matrix(dataset, 0.4)
+    noise.check_transition_matrix(matrix)
+    assert (matrix.diagonal() == 0.6).sum() == 5
+    assert matrix.diagonal().mean() == pytest.approx(0.8)
+
+
+def write_fashion(folder, name, count):
+    write_idx(
+        folder / f"{name}-images-idx3-ubyte",
+        np.arange(count * 4, dtype=np.uint8).reshape(count, 2, 2),
+    )
+    # More labels than images, as beside a file that was cut.
+    labels = (np.arange(count + 5) % 10).astype(np.uint8)
+    write_idx(folder / f"{name}-labels-idx1-ubyte", labels)
+
+
+def test_fashion_takes_the_test_from_training_without_a_file(module, tmp_path):
+    pools = module("pools")
+    places = pools.Places(fashion_dir=str(tmp_path))
+    write_fashion(tmp_path, "train", 30)
+    pool = pools.load_pool("fashion", 20, 8, places)
+    assert pool.images.shape == (12, 4)
+    assert pool.test_images.shape == (8, 4)
+    # The first pixel tells the image, hence its label.
+    np.testing.assert_array_equal(pool.labels, pool.images[:, 0] // 4 % 10)
+    held = pool.test_images[:, 0] // 4
+    assert sorted([*pool.images[:, 0] // 4, *held]) == list(range(20))
+    with pytest.raises(ValueError, match=r"`examples` must be <= 30.*=31"):
+        pools.load_pool("fashion", 31, 8, places)
+
+
+def test_fashion_uses_its_test_file(module, tmp_path):
+    pools = module("pools")
+    write_fashion(tmp_path, "train", 30)
+    write_fashion(tmp_path, "t10k", 12)
+    places = pools.Places(fashion_dir=str(tmp_path))
+    pool = pools.load_pool("fashion", 0, 8, places)
+    assert (len(pool.images), len(pool.test_images)) == (30, 8)
+
+
+def test_human_labels_are_aligned_by_the_index(module, tmp_path):
+    data, pools = module("data"), module("pools")
+    clean = np.arange(40) % 10
+    file = tmp_path / "human.npz"
+    np.savez(file, clean_label=clean, worse_label=(clean + 1) % 10)
+    index = np.array([7, 3, 25])
+    pool = pools.Pool(np.zeros((3, 2)), clean[index], index, None, None, 1.0)
+    places = pools.Places(human_labels=str(file))
+    labels = data.make_labels("cifar10", pool, "human:worst", 0, places)
+    assert labels.noisy_labels.tolist() == [8, 4, 6]
+    pool = pools.Pool(np.zeros((3, 2)), clean[:3], index, None, None, 1.0)
+    with pytest.raises(ValueError, match="whose clean labels differ"):
+        data.make_labels("cifar10", pool, "human:worst", 0, places)
+
+
+# Methods and trials.
+
+
+def draw(module, name, count):
+    knobs = module("methods").METHODS[name].knobs
+    return module("trials").draw_trials(knobs, count, RATES)
+
+
+def test_every_method_has_eight_different_trials(module):
+    for name, method in module("methods").METHODS.items():
+        trials = draw(module, name, 8)
+        assert len({json.dumps(trial) for trial in trials}) == 8
+        assert all(
+            set(trial) == {"learning_rate", *method.knobs} for trial in trials
+        )
+
+
+def test_trials_try_all_values_equally_often(module):
+    trials = draw(module, "smkd_s", 8)
+    for knob in ("learning_rate", "distillation_weight", "threshold"):
+        values = sorted(trial[knob] for trial in trials)
+        assert values[::2] == values[1::2]
+        assert len(set(values)) == 4
+
+
+def test_exchanges_are_tried_with_the_same_rates_and_weights(module):
+    knobs = ("learning_rate", "distillation_weight")
+    tried = {
+        name: [[t[k] for k in knobs] for t in draw(module, name, 8)]
+        for name in ("all_knowledge", "smkd_s", "oracle")
+    }
+    assert tried["all_knowledge"] == tried["smkd_s"] == tried["oracle"]
+
+
+def test_more_trials_begin_with_the_fewer(module):
+    assert draw(module, "smkd_s", 12)[:8] == draw(module, "smkd_s", 8)
+
+
+def test_learning_rates_alone_are_even_on_the_logarithmic_scale(module):
+    trials = draw(module, "cross_entropy", 3)
+    assert [t["learning_rate"] for t in trials] == [0.001, 0.00316, 0.01]
+    only = module("trials").draw_trials({}, 3, (0.01,))
+    assert only == [{"learning_rate": 0.01}]
+
+
+def test_more_trials_than_combinations_are_refused(module):
+    with pytest.raises(ValueError, match=r"`trials` must be <= 16.*, q.*=17"):
+        draw(module, "gce", 17)
+
+
+def test_every_method_makes_a_model_that_compiles(module):
+    methods, networks = module("methods"), module("networks")
+    for name, method in methods.METHODS.items():
+        (knobs,) = draw(module, name, 1)
+        peers = [
+            networks.make_network("mlp_2", (3,), 10)
+            for _ in range(1 if method.is_single else 2)
+        ]
+        model = method.make_model(peers, knobs, np.arange(4))
+        model.compile("sgd", method.loss(knobs))
+        (*calls,) = method.make_callbacks(knobs)
+        assert len(calls) == (
+            name not in ("cross_entropy", "gce", "sce", "nce_rce")
+        )
+        if "distillation_weight" in knobs:
+            assert model.distillation_weight == knobs["distillation_weight"]
+            assert (model.gate is not None) == ("_gate" in name)
+
+
+def test_oracle_selects_what_is_right(module):
+    methods, networks = module("methods"), module("networks")
+    peers = [networks.make_network("mlp_2", (3,), 10) for _ in range(2)]
+    (knobs,) = draw(module, "oracle", 1)
+    model = methods.METHODS["oracle"].make_model(peers, knobs, np.array([4, 7]))
+    log_probs = np.zeros((3, 2, 10), "float32")
+    log_probs[[0, 1, 2], 0, [7, 4, 7]] = 1.0
+    log_probs[[0, 1, 2], 1, [4, 4, 7]] = 1.0
+    selected = model.selected_knowledge(
+        {"label": np.array([0, 0, 0]), "index": np.array([1, 0, 0])},
+        keras.ops.convert_to_tensor(log_probs),
+        0.0,
+    )
+    assert keras.ops.convert_to_numpy(selected).tolist() == [
+        [1, 0],
+        [1, 1],
+        [0, 0],
+    ]
+
+
+def test_networks_are_named_by_their_sizes(module):
+    network = module("networks").make_network("mlp_6_5", (4,), 10)
+    assert network.count_params() == 4 * 6 + 6 + 6 * 5 + 5 + 5 * 10 + 10
+    assert network.output_shape == (None, 10)
+
+
+def test_networks_that_are_unknown_are_refused(module):
+    for name in ("mlp", "mlp_x", "vgg_16"):
+        with pytest.raises(ValueError, match=f"`net` must be .*'{name}'"):
+            module("networks").make_network(name, (4,), 10)
+
+
+# Records.
+
+
+def record_of(method, validation, seed=1000, test=(0.5,), **changes):
+    return {
+        "config": {
+            "dataset": "digits",
+            "noise": "pair:0.4",
+            "method": method,
+            "knobs": {"learning_rate": changes.pop("rate", 0.1)},
+            "seed": seed,
+            "epochs": 4,
+        },
+        "epochs": {
+            "validation_peer": list(validation),
+            "validation_ensemble": list(validation),
+            "test_peer": list(test),
+            "test_ensemble": list(test),
+        },
+        "peers": 2,
+        "shares_nothing": False,
+        **changes,
+    }
+
+
+def test_keys_do_not_depend_on_the_order_of_names(module):
+    key_of = module("records").key_of
+    assert key_of({"b": 1, "a": {"d": 2.0, "c": None}}) == (
+        '{"a":{"c":null,"d":2.0},"b":1}'
+    )
+    assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+
+
+def test_lines_survive_an_interruption(module, tmp_path):
+    records, path = module("records"), tmp_path / "new" / "runs.jsonl"
+    first, second = record_of("a", [0.1]), record_of("b", [0.2])
+    records.append(path, first)
+    with path.open("a") as file:
+        file.write(json.dumps(second)[:40])
+    assert records.read([path, tmp_path / "absent"]) == [first]
+    records.append(path, second)
+    assert records.read([path]) == [first, second]
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_errors_give_way_to_records_but_not_the_reverse(module, tmp_path):
+    records, path = module("records"), tmp_path / "runs.jsonl"
+    good = record_of("a", [0.1])
+    bad = {"config": good["config"], "error": "ValueError: no"}
+    records.append(path, bad)
+    assert records.read([path]) == [bad]
+    records.append(path, good)
+    records.append(path, bad)
+    assert records.read([path]) == [good]
+
+
+def test_choice_is_by_the_last_noisy_validation_accuracies(module):
+    records = module("records")
+    early = record_of("a", [1.0, 0.2, 0.2, 0.2, 0.2, 0.2], rate=0.1)
+    late = record_of("a", [0.0, 0.2, 0.2, 0.2, 0.2, 0.3], rate=0.2)
+    other = record_of("b", [0.1])
+    fresh = record_of("a", [0.9], seed=0, rate=0.3)
+    best = records.choose([early, late, other, fresh])
+    problem = records.problem_of(early["config"])
+    assert best == {
+        (problem, "pair:0.4", "a"): late,
+        (problem, "pair:0.4", "b"): other,
+    }
+    equal = record_of("a", late["epochs"]["validation_peer"], rate=0.15)
+    assert records.choose([late, equal]) == records.choose([equal, late])
+
+
+# Measurements and tables.
+
+
+def test_chunks_have_one_size(module):
+    chunks, count = module("training").equal_chunks(np.arange(10)[:, None], 4)
+    assert [len(chunk) for chunk in chunks] == [4, 4, 4]
+    joined = np.concatenate(chunks)[:, 0]
+    assert joined.tolist() == [*range(10), 0, 0]
+    assert count == 10
+
+
+def test_accuracy_is_of_the_ensemble_or_of_the_mean_peer(module):
+    accuracy = module("training").accuracy
+    labels = np.array([0, 1])
+    probs = np.array([[[0.9, 0.1], [0.4, 0.6]], [[0.8, 0.2], [0.1, 0.9]]])
+    assert accuracy(labels, probs.mean(axis=1)) == 1.0
+    assert accuracy(labels[:, None], probs) == 0.5
+    assert np.isnan(accuracy(labels[:0, None], probs[:0]))
+
+
+def test_gap_recovered_is_between_noisy_and_clean(module):
+    gap = module("tables").gap_recovered
+    assert gap(85.0, 80.0, 90.0) == 50.0
+    assert gap(75.0, 80.0, 90.0) == -50.0
+    assert gap(90.0, 89.5, 90.0) is None
+
+
+def test_stopped_and_best_are_of_other_epochs(module):
+    tables = module("tables")
+    run = record_of("a", [0.3, 0.5, 0.5, 0.1], test=[0.6, 0.7, 0.9, 0.2])
+    assert tables.last(run, "test_peer") == 20.0
+    assert tables.stopped(run, "peer") == 70.0
+    assert tables.best(run, "test_peer") == 90.0
+
+
+def test_differences_are_of_the_same_seeds(module):
+    runs = [record_of("a", [0], seed=s, test=[s / 10]) for s in (1, 2, 3)]
+    others = [record_of("b", [0], seed=s, test=[0.1]) for s in (3, 1)]
+    differences = module("tables").paired_differences(runs, others)
+    assert differences == pytest.approx([0.0, 20.0])
+
+
+def test_costs_of_peers_that_share_nothing_are_their_own(module):
+    costs = module("tables").costs
+    assert costs(record_of("a", [0])) == (8, 8)
+    assert costs(record_of("a", [0], shares_nothing=True)) == (4, 8)
+
+
+def test_spread_is_over_the_seeds(module):
+    tables = module("tables")
+    assert tables.mean_and_spread([90.0, 92.0]) == "91.0 ± 1.4"
+    assert tables.mean_and_spread([90.0]) == "90.0"
+    assert tables.mean_and_spread([90.0, None]) == "-"
+    runs = [{"epochs": {"selection_rate": [0.0, 0.25, None, 1.0]}}]
+    assert tables.over_time(runs, "selection_rate") == "0 → - → 100"
+    assert tables.over_time(runs, "gate_rate") == "-"
+
+
+# Whole runs.
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax",
+    reason="JAX compiles for ten seconds what the others run in one",
+)
+def test_oracle_drops_wrong_labels_only(module):
+    training, pools = module("training"), module("pools")
+    config = {
+        **TINY,
+        "method": "oracle_gate",
+        "knobs": {
+            "learning_rate": 0.02,
+            "distillation_weight": 2.0,
+            "gate_agreement": False,
+        },
+    }
+    record = training.execute(config, pools.Places())
+    assert record["config"] == config
+    assert record["sizes"] == [96, 44, 60]
+    assert 0.3 < record["noise_rate"] < 0.5
+    epochs = record["epochs"]
+    assert epochs["epoch"] == [1, 2]
+    assert epochs["selection_precision"] == [1.0, 1.0]
+    assert epochs["gate_precision"] == [1.0, 1.0]
+    peers = record["test_of_each_peer"]
+    assert np.mean(peers) == pytest.approx(epochs["test_peer"][-1], abs=1e-5)
+    assert 0.0 < record["ece_ensemble"] < 1.0
+    json.dumps(record, allow_nan=False)
+
+
+@pytest.fixture(scope="module")
+def averaged(module):
+    """Return two records of one run, whose weights are averaged slowly."""
+    knobs = {"learning_rate": 0.05, "ema_momentum": 0.999999}
+    config = {**TINY, "method": "ema", "knobs": knobs}
+    places = module("pools").Places()
+    return [module("training").execute(config, places) for _ in range(2)]
+
+
+def test_runs_can_be_made_again_from_their_configuration(averaged):
+    first, second = averaged
+    assert first["config"] == second["config"]
+    assert first["epochs"] == second["epochs"]
+    assert first["ece_peer"] == second["ece_peer"]
+
+
+def test_averaged_weights_are_what_is_measured(averaged):
+    epochs = averaged[0]["epochs"]
+    assert epochs["loss"][1] < epochs["loss"][0]
+    # The average hardly leaves where the first step put it.
+    assert epochs["test_peer"][1] == epochs["test_peer"][0]
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow",
+    reason="starts a process: once is enough, where nothing is compiled long",
+)
+def test_runs_are_tuned_and_reported(module, tmp_path):
+    records, report = module("records"), module("report")
+    command = [sys.executable, FOLDER / "run.py", f"--out={tmp_path}"]
+    command += ["--noises=none", "--methods=cross_entropy", "--trials=2"]
+    command += ["--examples=200", "--test_examples=60", "--net=mlp_8"]
+    command += ["--epochs=2", "--batch_size=32", "--seeds=0"]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "tune: 2 runs, 2 left" in done.stdout
+    assert "final: 1 runs, 1 left" in done.stdout
+    found = records.read([tmp_path / "runs.jsonl"])
+    assert len(found) == 3
+    configs = [record["config"] for record in found]
+    assert records.left_to_run(configs, found, 0, 1) == []
+    assert records.left_to_run(configs, found[1:], 0, 1) == configs[:1]
+    assert records.left_to_run(configs, [], 1, 2) == [configs[1]]
+    (last,) = [r for r in found if r["config"]["seed"] == 0]
+    text = report.write_report(tmp_path, found, 1000, "independent", ())
+    assert (tmp_path / "report.md").read_text() == text
+    assert "Every method was tuned by 2 trials." in text
+    accuracy = f"{100 * last['epochs']['test_peer'][-1]:.1f}"
+    assert f"| cross_entropy | 1 | 2, 2 | {accuracy} | {accuracy} |" in text
