@@ -23,8 +23,8 @@ from keras_smkd import selection
 from keras_smkd import targets
 
 BACKEND = keras.backend.backend()
-# JAX compiles a program for each.
-CASES = int(os.environ.get("FUZZ_CASES", "20" if BACKEND == "jax" else "50"))
+# What runs without a graph or a compiler is soonest done.
+CASES = int(os.environ.get("FUZZ_CASES", "50" if BACKEND == "torch" else "20"))
 # Even without a database, hypothesis has notes that it would leave here.
 HOME = tempfile.mkdtemp()
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
