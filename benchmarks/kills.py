@@ -60,6 +60,8 @@ DEATHS = {
     "checkpoint": "moment half writing moment written moved".split(),
     "cifar": "moment writing".split(),
 }
+# More lines than a start writes.
+MANY = 10_000
 CIFAR = ["--train_size=512", "--test_size=64", "--epochs=4"]
 
 
@@ -106,11 +108,16 @@ def make_data(make, initial_epoch=0):
     )
 
 
-def run(way, folder, data_dir, writer):
-    """Do what one start of a run does, and write a line at each point."""
+def run(way, folder, data_dir, writer, permits):
+    """Do what one start of a run does, and write a line at each point.
+
+    After each line it waits for a permit, so that it cannot end before it is
+    killed, however late that comes.
+    """
 
     def tell(*words, **_):
         os.write(writer, f"{' '.join(map(str, words))}\n".encode())
+        os.read(permits, 1)
 
     tell("begun")
     if way == "cifar":
@@ -217,7 +224,7 @@ def die_at(stage, turn):
 
     def dying(function, applies, after):
         def call(*args, **kwargs):
-            if not applies(*args) or next(countdown) > 0:
+            if not applies(*args, **kwargs) or next(countdown) > 0:
                 return function(*args, **kwargs)
             if after:
                 function(*args, **kwargs)
@@ -225,23 +232,23 @@ def die_at(stage, turn):
 
         return call
 
-    def is_model(*paths):
+    def is_model(*paths, **_):
         return str(paths[-1]).endswith((".keras", ".weights.h5"))
 
     if stage == "half":
         h5py.Group.__setitem__ = dying(
-            h5py.Group.__setitem__, lambda *_: True, False
+            h5py.Group.__setitem__, lambda *_, **__: True, False
         )
     elif stage in ("written", "moved"):
         os.replace = dying(os.replace, is_model, stage == "moved")
     elif stage == "torn":
         builtins.open = dying(
             open,
-            lambda path, *mode: "metadata" in str(path) and mode == ("w",),
+            lambda path, mode="r", **_: "metadata" in str(path) and mode == "w",
             True,
         )
     elif stage == "deleting":
-        os.unlink = dying(os.unlink, lambda *_: True, True)
+        os.unlink = dying(os.unlink, lambda *_, **__: True, True)
 
 
 class Start:
@@ -250,18 +257,24 @@ class Start:
     def __init__(self, way, folder, data_dir, death=None, turn=1):
         self.folder = folder
         self.reader, writer = os.pipe()
+        permits, self.permits = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             code = 1
             try:
                 die_at(death, turn)
-                run(way, folder, data_dir, writer)
+                run(way, folder, data_dir, writer, permits)
                 code = 0
             except BaseException:
                 traceback.print_exc()
             finally:
                 os._exit(code)
         os.close(writer)
+        os.close(permits)
+
+    def permit(self, lines):
+        """Let the process go on after so many lines."""
+        os.write(self.permits, b"." * lines)
 
     def read(self, lines):
         """Wait until the process has told so many lines, or ended."""
@@ -286,6 +299,7 @@ class Start:
         """Wait for the process; return whether it was killed."""
         self.read(10**9)
         os.close(self.reader)
+        os.close(self.permits)
         _, status = os.waitpid(self.pid, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status):
             sys.exit(f"A start in {self.folder} failed.")
@@ -295,16 +309,24 @@ class Start:
 def kill(start, death, generator, seconds):
     """Kill a start, unless it ends before or is to kill itself."""
     if death == "moment" and seconds:
+        start.permit(MANY)
         start.read(CIFAR_LINES)
         time.sleep(generator.uniform(0, seconds))
         start.kill()
     elif death == "moment":
-        start.read(generator.integers(1, 10))
+        lines = generator.integers(1, 10)
+        # It goes on a little, so that this falls anywhere.
+        start.permit(lines + 2)
+        start.read(lines)
         start.kill()
     elif death == "writing":
-        start.read(CIFAR_LINES if seconds else 2 + BATCHES)
+        lines = CIFAR_LINES if seconds else 2 + BATCHES
+        start.permit(MANY if seconds else lines)
+        start.read(lines)
         start.wait_for_writing()
         start.kill()
+    else:
+        start.permit(MANY)
 
 
 def survive(way, kills, folder, data_dir):
@@ -313,12 +335,16 @@ def survive(way, kills, folder, data_dir):
     began = time.perf_counter()
     whole = folder / "whole"
     whole.mkdir()
-    Start(way, whole, data_dir).was_killed()
+    start = Start(way, whole, data_dir)
+    start.permit(MANY)
+    start.was_killed()
     seconds = time.perf_counter() - began if way == "cifar" else 0
     done = in_writing = runs = 0
     wrong = []
     while done < kills:
         runs += 1
+        if runs > 2 * kills + 2:
+            sys.exit(f"{runs - 1} runs were not killed {kills} times.")
         run_folder = folder / f"run_{runs}"
         run_folder.mkdir()
         was_killed = True

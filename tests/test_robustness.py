@@ -347,7 +347,33 @@ def test_choice_is_by_the_last_noisy_validation_accuracies(module):
     assert records.choose([late, equal]) == records.choose([equal, late])
 
 
+def test_shards_share_out_what_has_no_record(module):
+    left_to_run = module("records").left_to_run
+    done = [record_of(name, [0.1]) for name in "abcde"]
+    configs = [record["config"] for record in done]
+    assert left_to_run(configs, [], 0, 2) == configs[::2]
+    assert left_to_run(configs, [], 1, 2) == configs[1::2]
+    failed = {"config": configs[2], "error": "ValueError: no"}
+    assert left_to_run(configs, done[:2], 0, 1) == configs[2:]
+    assert left_to_run(configs, [*done[:2], failed], 0, 2) == configs[2::2]
+
+
 # Measurements and tables.
+
+
+def test_reader_stacks_the_probabilities_of_the_peers(module, rng):
+    make_network = module("networks").make_network
+    peers = [make_network("mlp_2", (3,), 10) for _ in range(2)]
+    inputs = rng.normal(size=(4, 3)).astype("float32")
+    probs = module("training").make_reader(peers).predict_on_batch(inputs)
+    assert probs.shape == (4, 2, 10)
+    np.testing.assert_allclose(probs.sum(axis=-1), 1.0, rtol=1e-5)
+    logits = peers[1].predict_on_batch(inputs)
+    np.testing.assert_allclose(
+        np.log(probs[:, 1]) - np.log(probs[:, 1, :1]),
+        logits - logits[:, :1],
+        atol=1e-5,
+    )
 
 
 def test_chunks_have_one_size(module):
@@ -483,8 +509,6 @@ def test_runs_are_tuned_and_reported(module, tmp_path):
     assert len(found) == 3
     configs = [record["config"] for record in found]
     assert records.left_to_run(configs, found, 0, 1) == []
-    assert records.left_to_run(configs, found[1:], 0, 1) == configs[:1]
-    assert records.left_to_run(configs, [], 1, 2) == [configs[1]]
     (last,) = [r for r in found if r["config"]["seed"] == 0]
     text = report.write_report(tmp_path, found, 1000, "independent", ())
     assert (tmp_path / "report.md").read_text() == text

@@ -163,6 +163,16 @@ def calibration_error(labels: Any, probs: Any) -> float:
     return float(ops.convert_to_numpy(metric.result()))
 
 
+def make_reader(peers: list[keras.Model]) -> keras.Model:
+    """Return the peers as one model of `(batch, peers, classes)` probabilities.
+
+    It shares their weights.
+    """
+    inputs = keras.Input(peers[0].input_shape[1:])
+    probs = [ops.softmax(peer(inputs)) for peer in peers]
+    return keras.Model(inputs, ops.stack(probs, axis=1))
+
+
 def make_optimizer(config: dict[str, Any], steps: int, extra: Any) -> Any:
     """Return the optimizer of a configuration, for so many steps."""
     rate = config["knobs"]["learning_rate"]
@@ -200,10 +210,8 @@ def execute(config: dict[str, Any], places: pools.Places) -> dict[str, Any]:
         make_optimizer(config, steps, method.optimizer(knobs)),
         method.loss(knobs),
     )
-    inputs = keras.Input(shape)
-    stacked = ops.stack([ops.softmax(peer(inputs)) for peer in peers], axis=1)
     measurements = Measurements(
-        keras.Model(inputs, stacked), split, config["measure_every"]
+        make_reader(peers), split, config["measure_every"]
     )
     model.fit(
         **_training_data(config, split, method.is_single),
