@@ -12,6 +12,7 @@ methods or seeds. `--list` counts the runs that are left and starts none.
 
 import concurrent.futures
 import contextlib
+import json
 import multiprocessing
 import os
 import pathlib
@@ -110,6 +111,7 @@ flags.DEFINE_integer("measure_every", None, "Epochs between measurements.", 1)
 flags.DEFINE_integer("workers", 1, "Processes.", 1)
 flags.DEFINE_string("shard", "0/1", "i/n: every n-th run, from the i-th.")
 flags.DEFINE_string("compile_cache", None, "Folder of JAX's compilations.")
+flags.DEFINE_string("again", None, "A line's config, as JSON: run only that.")
 flags.DEFINE_bool("list", False, "Count the runs that are left; run none.")
 
 
@@ -261,6 +263,11 @@ def main(_):
     folder = pathlib.Path(FLAGS.out)
     shard = [int(number) for number in FLAGS.shard.split("/")]
     places = pools.Places(FLAGS.data_dir, FLAGS.human_labels, FLAGS.fashion_dir)
+    if FLAGS.again is not None:
+        settle(FLAGS.compile_cache)
+        config = json.loads(FLAGS.again)
+        print(json.dumps(training.execute(config, places)))
+        return
     common = common_config()
     phases = {
         "tune": lambda done: trial_configs(common),
