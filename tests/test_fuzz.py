@@ -24,7 +24,8 @@ from keras_smkd import targets
 
 BACKEND = keras.backend.backend()
 # What runs without a graph or a compiler is soonest done.
-CASES = int(os.environ.get("FUZZ_CASES", "50" if BACKEND == "torch" else "20"))
+NORMALLY = {"torch": "50", "tensorflow": "20", "jax": "10"}
+CASES = int(os.environ.get("FUZZ_CASES", NORMALLY[BACKEND]))
 # Even without a database, hypothesis has notes that it would leave here.
 HOME = tempfile.mkdtemp()
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)

@@ -14,6 +14,11 @@ import pytest
 
 from keras_smkd import noise
 
+# What is compared does not depend on the backend, and torch compiles nothing.
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="runs with the tests of torch"
+)
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "robustness"
 RATES = (0.001, 0.002, 0.005, 0.01)
@@ -434,10 +439,6 @@ def test_spread_is_over_the_seeds(module):
 # Whole runs.
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "jax",
-    reason="JAX compiles for ten seconds what the others run in one",
-)
 def test_oracle_drops_wrong_labels_only(module):
     training, pools = module("training"), module("pools")
     config = {
@@ -486,10 +487,6 @@ def test_averaged_weights_are_what_is_measured(averaged):
     assert epochs["test_peer"][1] == epochs["test_peer"][0]
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow",
-    reason="starts a process: once is enough, where nothing is compiled long",
-)
 def test_runs_are_tuned_and_reported(module, tmp_path):
     records, report = module("records"), module("report")
     command = [sys.executable, FOLDER / "run.py", f"--out={tmp_path}"]
