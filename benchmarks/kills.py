@@ -24,7 +24,6 @@ saves the seconds that imports take.
 
 import argparse
 import builtins
-import csv
 import itertools
 import os
 import pathlib
@@ -34,7 +33,6 @@ import sys
 import tempfile
 import time
 import traceback
-import zipfile
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -42,15 +40,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import h5py
 import keras
+import killed_runs
 import numpy as np
 import tensorflow  # noqa: F401
 
-import keras_smkd
-from keras_smkd import callbacks
-from keras_smkd import data
-
-EPOCHS, EXAMPLES, BATCH = 8, 24, 8
-BATCHES = EXAMPLES // BATCH
 # Until the example of CIFAR-10 trains: our own, and three of its.
 CIFAR_LINES = 4
 # How the processes die, in turn: after a random step or time, as soon as a
@@ -62,156 +55,6 @@ DEATHS = {
 }
 # More lines than a start writes.
 MANY = 10_000
-CIFAR = ["--train_size=512", "--test_size=64", "--epochs=4"]
-
-
-# The trainings.
-
-
-def make_model():
-    keras.utils.set_random_seed(0)
-    peers = [
-        keras.Sequential(
-            [
-                keras.Input((8, 8, 1)),
-                keras.layers.Flatten(),
-                # Without a seed, torch draws from its own generator.
-                keras.layers.Dropout(0.3, seed=seed),
-                keras.layers.Dense(4),
-            ]
-        )
-        for seed in (None, 3)
-    ]
-    model = keras_smkd.SelectiveMutualDistillation(
-        peers, target=keras_smkd.targets.TemporalEnsembling(EXAMPLES)
-    )
-    steps = EPOCHS * EXAMPLES // BATCH
-    decay = keras.optimizers.schedules.CosineDecay(0.1, steps)
-    model.compile(
-        [keras.optimizers.Adam(0.01), keras.optimizers.SGD(decay, 0.9)],
-        "sparse_categorical_crossentropy",
-    )
-    return model
-
-
-def make_data(make, initial_epoch=0):
-    generator = np.random.default_rng(0)
-    return make(
-        generator.integers(0, 256, (EXAMPLES, 8, 8, 1), dtype=np.uint8),
-        generator.integers(0, 4, EXAMPLES),
-        batch_size=BATCH,
-        shuffle=True,
-        seed=0,
-        augment="flip_crop",
-        with_index=True,
-        initial_epoch=initial_epoch,
-    )
-
-
-def run(way, folder, data_dir, writer, permits):
-    """Do what one start of a run does, and write a line at each point.
-
-    After each line it waits for a permit, so that it cannot end before it is
-    killed, however late that comes.
-    """
-
-    def tell(*words, **_):
-        os.write(writer, f"{' '.join(map(str, words))}\n".encode())
-        os.read(permits, 1)
-
-    tell("begun")
-    if way == "cifar":
-        run_cifar(folder, data_dir, tell)
-    else:
-        train(way, folder, tell)
-
-
-def train(way, folder, tell):
-    """Train from where the folder's run stands, and save how it ends."""
-    saved = folder / "model.keras"
-    model = (
-        keras.saving.load_model(saved)
-        if way == "checkpoint" and saved.exists()
-        else make_model()
-    )
-    if way == "backup":
-        batches = make_data(data.make_pipeline)
-        checkpoint = keras.callbacks.BackupAndRestore(folder / "backup")
-    else:
-        batches = make_data(data.PipelineSequence, model.epoch)
-        checkpoint = keras.callbacks.ModelCheckpoint(saved)
-    model.fit(
-        batches,
-        epochs=EPOCHS,
-        initial_epoch=model.epoch,
-        shuffle=False,
-        verbose=0,
-        callbacks=[
-            callbacks.ProgressiveThreshold(sharpness=-8.0),
-            keras.callbacks.LambdaCallback(
-                on_train_batch_end=lambda batch, logs: tell("step"),
-                on_epoch_end=lambda epoch, logs: tell("writing"),
-            ),
-            checkpoint,
-            keras.callbacks.LambdaCallback(
-                on_epoch_end=lambda epoch, logs: tell("written"),
-            ),
-        ],
-    )
-    model.save_weights(folder / "end.weights.h5")
-
-
-def run_cifar(folder, data_dir, tell):
-    """Run the example as its command would; what it prints is told."""
-    import cifar
-
-    cifar.print = tell
-    arguments = ["cifar.py", f"--data_dir={data_dir}", f"--run_dir={folder}"]
-    if (folder / "settings.json").exists():
-        arguments.append("--resume")
-    sys.argv = [*arguments, *CIFAR]
-    cifar.app.run(cifar.main)
-
-
-def end_of(folder):
-    """Return all that the run in a folder ended with: `{name: array}`."""
-    if (folder / "model.keras").exists() and (folder / "log.csv").exists():
-        with open(folder / "log.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
-        log = [str({**row, "seconds": None}) for row in rows]
-        with zipfile.ZipFile(folder / "model.keras") as archive:
-            return {
-                "log": np.array(log),
-                **arrays_in(archive.open("model.weights.h5")),
-            }
-    return arrays_in(folder / "end.weights.h5")
-
-
-def arrays_in(file):
-    found = {}
-    with h5py.File(file) as h5:
-        h5.visititems(
-            lambda name, item: (
-                found.update({name: item[()]})
-                if isinstance(item, h5py.Dataset)
-                else None
-            )
-        )
-    return found
-
-
-def differences(end, other):
-    return [
-        name
-        for name in sorted({*end, *other})
-        if name not in end
-        or name not in other
-        or not np.array_equal(end[name], other[name])
-        or end[name].dtype != other[name].dtype
-    ]
-
-
-# The kills.
 
 
 def die(*_):
@@ -263,7 +106,7 @@ class Start:
             code = 1
             try:
                 die_at(death, turn)
-                run(way, folder, data_dir, writer, permits)
+                killed_runs.run(way, folder, data_dir, writer, permits)
                 code = 0
             except BaseException:
                 traceback.print_exc()
@@ -320,7 +163,7 @@ def kill(start, death, generator, seconds):
         start.read(lines)
         start.kill()
     elif death == "writing":
-        lines = CIFAR_LINES if seconds else 2 + BATCHES
+        lines = CIFAR_LINES if seconds else 2 + killed_runs.BATCHES
         start.permit(MANY if seconds else lines)
         start.read(lines)
         start.wait_for_writing()
@@ -359,7 +202,7 @@ def survive(way, kills, folder, data_dir):
             done += was_killed
             by_itself = death not in (None, "moment", "writing")
             in_writing += was_killed and (by_itself or start.is_writing())
-        wrong += differences(end_of(whole), end_of(run_folder))
+        wrong += killed_runs.differences(whole, run_folder)
     return done, in_writing, runs, time.perf_counter() - began, wrong
 
 

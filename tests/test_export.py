@@ -378,10 +378,12 @@ def test_preprocessing_is_in_the_program_once(trained, tmp_path):
         preprocessing=scaling(),
     )
     program = torch.export.load(tmp_path / "serving" / "ensemble" / "model.pt2")
-    (raw,) = program.graph_signature.user_inputs
-    users = [n for n in program.graph.nodes if raw in map(str, n.args)]
-    casts = [n for n in users if "to" in str(n.target)]
-    assert len(casts) == 1
+    types_of = [
+        (node.args[0].meta["val"].dtype, node.meta["val"].dtype)
+        for node in program.graph.nodes
+        if "aten.to.dtype" in str(node.target)
+    ]
+    assert types_of.count((torch.uint8, torch.float32)) == 1
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras does it there alone")
@@ -462,6 +464,23 @@ def test_onnx_that_no_runtime_would_take_is_an_error(tmp_path):
     with pytest.raises(RuntimeError, match=r"(?s)'onnx'.*tf_saved_mo.*Erfinv"):
         keras_smkd.export(
             smkd(peer(), peer()), tmp_path / "serving", format="onnx"
+        )
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow writes LiteRT")
+def test_operations_that_litert_cannot_run_are_an_error(tmp_path):
+    def peer():
+        # A loop over a list of tensors.
+        layers = [keras.Input((6, 2)), keras.layers.LSTM(3)]
+        return keras.Sequential([*layers, keras.layers.Dense(4)])
+
+    with pytest.raises(RuntimeError, match="'litert'.*'onnx'"):
+        keras_smkd.export(
+            smkd(peer(), peer()),
+            tmp_path / "serving",
+            what="peer_0",
+            format="litert",
         )
     assert os.listdir(tmp_path) == []
 

@@ -241,41 +241,6 @@ def test_resumed_run_ends_like_the_uninterrupted_one(
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_backup_and_restore_brings_back_counter_and_schedule(data, tmp_path):
-    peers = [mlp(dropout=0.3), mlp(5, dropout=0.5)]
-    whole = model_of(copies(peers), keras.optimizers.Adam(0.01))
-    whole.fit(*data, epochs=4, callbacks=[ProgressiveThreshold()], **FIT)
-
-    class Interrupted(Exception):
-        pass
-
-    class Interrupt(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 2:
-                raise Interrupted
-
-    def fit(*callbacks):
-        model = model_of(copies(peers), keras.optimizers.Adam(0.01))
-        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
-        model.fit(
-            *data,
-            epochs=4,
-            callbacks=[ProgressiveThreshold(), backup, *callbacks],
-            **FIT,
-        )
-        return model
-
-    with pytest.raises(Interrupted):
-        fit(Interrupt())
-    recorder = Recorder()
-    resumed = fit(recorder)
-    assert recorder.steps == list(range(11, 21))
-    for ours, theirs in zip(
-        resumed.get_weights(), whole.get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
-
-
 def test_each_peer_can_have_its_own_optimizer(data):
     x, y = data
     peers = [mlp(), mlp(5), mlp(12)]
