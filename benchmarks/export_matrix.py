@@ -8,7 +8,7 @@ then the best peer. Raw inputs are uint8 images, scaled inside the artefact.
 Each artefact is loaded by the runtime of its format and run on batches of
 1, 2 and 7; the table gives the largest difference from `model.predict`, and
 the seconds that the exports took. Needs `pip install -e ".[serving,torch]"`,
-and jax for its column. About five minutes on two cores.
+and jax for its column. Four to eight minutes on two cores.
 """
 
 import argparse
