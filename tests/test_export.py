@@ -475,7 +475,7 @@ def test_operations_that_litert_cannot_run_are_an_error(tmp_path):
         layers = [keras.Input((6, 2)), keras.layers.LSTM(3)]
         return keras.Sequential([*layers, keras.layers.Dense(4)])
 
-    with pytest.raises(RuntimeError, match=r"'litert'.*'onnx'"):
+    with pytest.raises(RuntimeError, match=r"'litert'.*'tf_saved_model'"):
         keras_smkd.export(
             smkd(peer(), peer()),
             tmp_path / "serving",
