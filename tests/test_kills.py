@@ -24,6 +24,7 @@ FIT = {"batch_size": 8, "epochs": EPOCHS, "shuffle": False, "verbose": 0}
 
 
 def test_a_run_killed_ten_times_ends_like_one_left_alone():
+    pytest.importorskip("tensorflow", reason="makes a tf.data pipeline")
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "kills.py"), "--kills=5"],
         env={**os.environ, "KERAS_BACKEND": BACKEND, "PYTHONPATH": str(ROOT)},

@@ -51,6 +51,11 @@ FRAMEWORKS = {
     "tensorflow_datasets",
     "sklearn",
     "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "tf2onnx",
+    "ai_edge_litert",
 }
 
 
