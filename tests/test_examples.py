@@ -21,6 +21,11 @@ from keras_smkd import noise
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BACKEND = keras.backend.backend()
+# Most of such a test is imports and compiling, minutes on three backends.
+with_torch = pytest.mark.skipif(
+    BACKEND != "torch" and "KERAS_SMKD_ALL" not in os.environ,
+    reason="runs with the tests of torch; set KERAS_SMKD_ALL to run it here",
+)
 EPOCHS = 3
 SMALL = [
     "--train_size=128",
@@ -89,6 +94,7 @@ def check_report(done, labels, peers, at_least):
         assert seconds > 0
 
 
+@with_torch
 def test_tabular_reports_its_noise_and_three_methods(tmp_path):
     _, y = datasets.load_breast_cancer(return_X_y=True)
     clean_labels, _ = model_selection.train_test_split(
@@ -101,6 +107,7 @@ def test_tabular_reports_its_noise_and_three_methods(tmp_path):
     check_report(done, labels, ("wide peer", "deep peer"), at_least=75)
 
 
+@with_torch
 def test_text_reports_its_noise_and_three_methods(tmp_path):
     labels = noise.make_noisy(
         np.arange(2000) % 6, "pair_flip", 0.3, num_classes=6, seed=0
@@ -117,6 +124,7 @@ def refusal(done):
     return done.stderr.splitlines()[-1]
 
 
+@with_torch
 def test_cifar_without_data_says_what_to_do(tmp_path):
     done = run(tmp_path, "cifar.py", "--data_dir=nothing")
     assert refusal(done).startswith("No prepared data set 'cifar10' in")
@@ -203,6 +211,7 @@ def whole_run(data_dir, tmp_path_factory):
     return done, folder / "whole"
 
 
+@with_torch
 def test_cifar_logs_draws_and_prints_the_run(whole_run):
     done, run_dir = whole_run
     assert "128 images of cifar10" in done.stdout
@@ -227,6 +236,7 @@ def test_cifar_logs_draws_and_prints_the_run(whole_run):
         assert 0 <= float(log[-1][name]) <= 1
 
 
+@with_torch
 def test_cifar_killed_and_resumed_ends_as_if_it_had_not_been(
     whole_run, data_dir, tmp_path
 ):

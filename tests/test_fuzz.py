@@ -24,7 +24,7 @@ from keras_smkd import targets
 
 BACKEND = keras.backend.backend()
 # What runs without a graph or a compiler is soonest done.
-NORMALLY = {"torch": "50", "tensorflow": "20", "jax": "10"}
+NORMALLY = {"torch": "50", "tensorflow": "5", "jax": "5"}
 CASES = int(os.environ.get("FUZZ_CASES", NORMALLY[BACKEND]))
 # Even without a database, hypothesis has notes that it would leave here.
 HOME = tempfile.mkdtemp()
