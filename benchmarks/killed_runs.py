@@ -120,7 +120,11 @@ def run_cifar(folder, data_dir, tell):
     if (folder / "settings.json").exists():
         arguments.append("--resume")
     sys.argv = [*arguments, *CIFAR]
-    cifar.app.run(cifar.main)
+    try:
+        cifar.app.run(cifar.main)
+    except SystemExit as end:  # As absl ends every program.
+        if end.code:
+            raise
 
 
 def end_of(folder):
