@@ -63,6 +63,25 @@ def _range(low: float, high: float, strict: bool) -> str:
     return "a finite number"
 
 
+def number_or_schedule(name: str, value: Any, *, minimum: float) -> Any:
+    """Return a number as a float, or a schedule whose values are in range.
+
+    Args:
+        name: The argument's name, for the message.
+        value: Number, or `progress -> number`; it is tried at five places.
+        minimum: Smallest allowed value.
+
+    Raises:
+        TypeError: if it is neither.
+        ValueError: if a value is not finite or too small.
+    """
+    if not callable(value):
+        return number(name, value, minimum=minimum)
+    for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
+        number(f"{name}({progress})", float(value(progress)), minimum=minimum)
+    return value
+
+
 def integer(name: str, value: Any, *, minimum: int) -> int:
     """Return `value` as an int, or raise if it is not one or too small."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):

@@ -177,20 +177,24 @@ def kl_divergence(log_probs: Any, other_log_probs: Any) -> Any:
     return ops.sum(probs * ratio, axis=-1)
 
 
-def mutual_distillation(log_probs: Any, selected: Any) -> Any:
+def mutual_distillation(
+    log_probs: Any, selected: Any, knowledge: Any = None
+) -> Any:
     """Return each peer's divergence from the other peers' selected knowledge.
 
-    `D_i = 1/(N-1) * sum_{j != i} s_j * KL(p_j || p_i)`
+    `D_i = 1/(N-1) * sum_{j != i} s_j * KL(q_j || p_i)`
 
-    The knowledge `p_j` carries no gradient, so each `D_i` trains peer `i`
-    alone. With `S = sum_j s_j p_j`, the sum over `j != i` needs only `S` minus
-    the peer's own part, so the cost grows with `N`, not with `N^2`.
+    The knowledge `q_j` carries no gradient, so each `D_i` trains peer `i`
+    alone. Since `KL(q || p) = -H(q) - sum_k q_k log p_k`, the sum over
+    `j != i` needs only the sums of all `s_j q_j` and `s_j H(q_j)`, minus the
+    peer's own part: the cost grows with `N`, not with `N^2`.
 
     Args:
-        log_probs: `(batch, peers, classes)`, two peers or more.
+        log_probs: `(batch, peers, classes)`, `log p`, two peers or more.
         selected: `(batch, peers)`, 1 where the peer's prediction is passed on
             as knowledge, 0 where it is not. What is not selected adds exactly
             zero, to the value and to the gradient, even if it is not finite.
+        knowledge: `(batch, peers, classes)`, `log q`, or `None` for `log p`.
 
     Returns:
         `(batch, peers)`, in nats. Not divided by the number selected: where
@@ -223,18 +227,25 @@ def mutual_distillation(log_probs: Any, selected: Any) -> Any:
             "peers or more, and `selected` shape (batch, peers). Received: "
             f"log_probs.shape={shape}, selected.shape={tuple(selected.shape)}."
         )
-    knowledge = ops.stop_gradient(log_probs)
-    passed = ops.expand_dims(selected > 0, axis=-1)
+    if knowledge is not None and _checks.shapes_differ(shape, knowledge.shape):
+        raise ValueError(
+            "`knowledge` must have the shape of `log_probs`. Received: "
+            f"knowledge.shape={tuple(knowledge.shape)}, "
+            f"log_probs.shape={shape}."
+        )
+    knowledge = ops.stop_gradient(
+        log_probs if knowledge is None else at_least_float32(knowledge)
+    )
+    passed = selected > 0
     # `where`, not a product: 0 times NaN is NaN.
-    own_p = ops.where(passed, ops.exp(knowledge), 0.0)
-    own_p_log_p = ops.where(passed, _p_log_p(knowledge), 0.0)
+    own = ops.where(passed, -entropy(knowledge), 0.0)
+    own_p = ops.where(ops.expand_dims(passed, axis=-1), ops.exp(knowledge), 0.0)
+    others = ops.sum(own, axis=1, keepdims=True) - own
     others_p = ops.sum(own_p, axis=1, keepdims=True) - own_p
-    others_p_log_p = ops.sum(own_p_log_p, axis=1, keepdims=True) - own_p_log_p
     # A learner whose own prediction is not finite must not turn "nothing to
-    # learn" into NaN, and log p = -inf meets p = 0 as 0, not as NaN.
+    # learn" into NaN, and log p = -inf meets q = 0 as 0, not as NaN.
     learned = ops.where(others_p > 0, others_p * log_probs, 0.0)
-    terms = others_p_log_p - learned
-    return ops.sum(terms, axis=-1) / (shape[1] - 1)
+    return (others - ops.sum(learned, axis=-1)) / (shape[1] - 1)
 
 
 def at_least_float32(values: Any) -> Any:

@@ -238,11 +238,12 @@ def test_every_method_makes_a_model_that_compiles(module):
             for _ in range(1 if method.is_single else 2)
         ]
         model = method.make_model(peers, knobs, np.arange(4))
-        model.compile("sgd", method.loss(knobs))
-        (*calls,) = method.make_callbacks(knobs)
-        assert len(calls) == (
-            name not in ("cross_entropy", "gce", "sce", "nce_rce")
-        )
+        averages = method.optimizer(knobs)
+        assert bool(averages) == name.endswith("ema")
+        model.compile(keras.optimizers.SGD(**averages), method.loss(knobs))
+        kinds = {type(call).__name__ for call in method.make_callbacks(knobs)}
+        assert ("SwapEMAWeights" in kinds) == bool(averages)
+        assert len(kinds - {"SwapEMAWeights"}) == (not method.is_single)
         if "distillation_weight" in knobs:
             assert model.distillation_weight == knobs["distillation_weight"]
             assert (model.gate is not None) == ("_gate" in name)

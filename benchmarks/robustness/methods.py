@@ -151,11 +151,10 @@ class Method:
 
     def make_callbacks(self, knobs: Knobs) -> list[Any]:
         """Return what acts while it trains."""
-        if not self.is_single:
-            return [self.threshold(knobs)]
+        found = [] if self.is_single else [self.threshold(knobs)]
         if self.optimizer(knobs).get("use_ema"):
-            return [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
-        return []
+            found.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
+        return found
 
 
 def variant(
@@ -225,6 +224,19 @@ def _with_gate(method: Method) -> Method:
     )
 
 
+def _with_ema(method: Method) -> Method:
+    return variant(
+        method,
+        "from averaged weights",
+        {"ema_momentum": (0.9, 0.98, 0.99, 0.995)},
+        arguments=lambda knobs: {
+            **method.arguments(knobs),
+            "averaged_knowledge": True,
+        },
+        optimizer=_average_weights,
+    )
+
+
 ORACLE = Method(
     "what is right by the clean labels is passed on",
     {"distillation_weight": WEIGHTS},
@@ -286,6 +298,21 @@ METHODS = {
     "smkd_share_gate": _with_gate(SHARE),
     "smkd_p_loosening_gate_gce": _with_gce(
         _with_gate(EXCHANGES["smkd_p_loosening"])
+    ),
+    "independent_ema": variant(
+        INDEPENDENT,
+        "weights averaged over the steps",
+        {"ema_momentum": (0.9, 0.98, 0.99, 0.995)},
+        optimizer=_average_weights,
+    ),
+    "all_knowledge_ema": _with_ema(EXCHANGES["all_knowledge"]),
+    "smkd_p_loosening_ema": _with_ema(EXCHANGES["smkd_p_loosening"]),
+    "smkd_p_loosening_gate_ema": _with_ema(
+        _with_gate(EXCHANGES["smkd_p_loosening"])
+    ),
+    "all_knowledge_gce_ema": _with_ema(_with_gce(EXCHANGES["all_knowledge"])),
+    "smkd_p_loosening_gce_ema": _with_ema(
+        _with_gce(EXCHANGES["smkd_p_loosening"])
     ),
     "oracle": ORACLE,
     "oracle_gate": _with_gate(ORACLE),

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_smkd import _checks
 from keras_smkd import losses
+from keras_smkd.model import averages
 from keras_smkd.model import compiling
 from keras_smkd.model import labels as labels_module
 from keras_smkd.model import memory
@@ -29,16 +30,18 @@ class SelectiveMutualDistillation(PeerEnsemble):
 
         L_i = supervised_weight * g_i * l(target_i, p_i)
             + distillation_weight * T^2 / (N - 1)
-              * sum_{j != i} s_j * KL(p_j^T || p_i^T)
+              * sum_{j != i} s_j * KL(q_j^T || p_i^T)
 
     `l` is the compiled loss; `target_i` is the label, or its correction by
-    `target`; `p^T` is the softmax at temperature `T`; the knowledge `p_j`
-    carries no gradient; `s_j` in {0, 1} says whether peer `j`'s knowledge of
-    this example is selected, by default where its normalised entropy (at
-    temperature 1) lies below the threshold in force; `g_i` is 1, or what `gate`
-    makes of a label that selected knowledge contradicts. The loss is the sum of
-    the peers' `L_i`, averaged over all examples of the batch. Threshold 0
-    trains independent models; a threshold above 1 is deep mutual learning.
+    `target`; `p^T` is the softmax at temperature `T`; the knowledge `q_j` is
+    `p_j`, or with `averaged_knowledge` what peer `j` predicts with averaged
+    weights, and carries no gradient; `s_j` in {0, 1} says whether peer `j`'s
+    knowledge of this example is selected, by default where its normalised
+    entropy (at temperature 1) lies below the threshold in force; `g_i` is 1, or
+    what `gate` makes of a label that selected knowledge contradicts. The loss
+    is the sum of the peers' `L_i`, averaged over all examples of the batch.
+    Threshold 0 trains independent models; a threshold above 1 is deep mutual
+    learning.
 
     Args:
         peers: Two or more `keras.Model`s, alike or not, each from the same
@@ -54,7 +57,12 @@ class SelectiveMutualDistillation(PeerEnsemble):
         gate: `(labels, log_probs, selected) -> (batch, peers)` weights of the
             label's own term, such as `keras_smkd.selection.LabelGate`, or
             `None` for the plain sum of both terms.
-        distillation_weight: Weight of the peers' knowledge, >= 0.
+        averaged_knowledge: Whether peers learn from each other's weights
+            averaged over the steps, by an optimizer with `use_ema=True` and
+            its `ema_momentum`. It costs one more forward pass per peer, without
+            dropout and with the statistics of inference. Not in evaluation.
+        distillation_weight: Weight of the peers' knowledge, >= 0: a number or
+            a schedule of it, `progress -> weight`.
         supervised_weight: Weight of the labels, >= 0.
         temperature: `T > 0`, for the exchanged knowledge only.
         total_steps: Optimizer steps in the whole training. By default `fit`
@@ -86,7 +94,9 @@ class SelectiveMutualDistillation(PeerEnsemble):
 
     ```python
     model = keras_smkd.SelectiveMutualDistillation([peer_a, peer_b])
-    model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+    model.compile(
+        "adam", "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
     model.fit(
         x, y, epochs=20,
         callbacks=[keras_smkd.callbacks.ProgressiveThreshold(sharpness=-8.0)],
@@ -106,11 +116,12 @@ class SelectiveMutualDistillation(PeerEnsemble):
         from_logits: bool = True,
         target: Callable[..., Any] | None = None,
         selection: Callable[[Any, Any], Any] | None = None,
-        distillation_weight: float = 1.0,
+        distillation_weight: float | Callable[[Any], Any] = 1.0,
         supervised_weight: float = 1.0,
         temperature: float = 1.0,
         total_steps: int | None = None,
         gate: Callable[[Any, Any, Any], Any] | None = None,
+        averaged_knowledge: bool = False,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -134,7 +145,10 @@ class SelectiveMutualDistillation(PeerEnsemble):
         self.target = target
         self.selection = selection
         self.gate = gate
-        self.distillation_weight = _checks.number(
+        self.averaged_knowledge = _checks.boolean(
+            "averaged_knowledge", averaged_knowledge
+        )
+        self.distillation_weight = _checks.number_or_schedule(
             "distillation_weight", distillation_weight, minimum=0.0
         )
         self.supervised_weight = _checks.number(
@@ -143,6 +157,8 @@ class SelectiveMutualDistillation(PeerEnsemble):
         self.temperature = _checks.number("temperature", temperature, above=0.0)
         # Where a loss with a trainable transition matrix puts its weight.
         self.transition_slack = losses.TransitionSlack()
+        # The optimizer's state while JAX traces a step.
+        self._optimizer_values: Any = None
         self._loss_values: Any = None
         self._logs: Any = None
         self._memory: Any = None
@@ -188,7 +204,9 @@ class SelectiveMutualDistillation(PeerEnsemble):
         Raises:
             ValueError: if the loss contradicts `from_logits`, has no mean
                 reduction or ignores a class; if a list of optimizers does not
-                fit the peers; if `steps_per_execution > 1` on torch.
+                fit the peers, or one does not average the weights that
+                `averaged_knowledge` needs; if `steps_per_execution > 1` on
+                torch.
         """
         kwargs = {
             "run_eagerly": run_eagerly,
@@ -197,6 +215,8 @@ class SelectiveMutualDistillation(PeerEnsemble):
             "auto_scale_loss": auto_scale_loss,
         }
         compiling.check_steps_per_execution(steps_per_execution)
+        if self.averaged_knowledge:
+            averages.check_keeps_averages(optimizer)
         loss_values = compiling.PerExampleLoss(
             loss, self.from_logits, soft_targets=self.target is not None
         )
@@ -235,6 +255,11 @@ class SelectiveMutualDistillation(PeerEnsemble):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
 
+    def _get_jax_state(self, **kwargs: Any) -> Any:
+        if self.averaged_knowledge and kwargs.get("optimizer_variables"):
+            averages.part_from_weights(self.optimizer)
+        return super()._get_jax_state(**kwargs)
+
     def train_step(self, *args: Any) -> Any:
         """Run Keras's own step, with the step counter advancing beside it.
 
@@ -263,25 +288,28 @@ class SelectiveMutualDistillation(PeerEnsemble):
             self.update_threshold(progress)
         log_probs = self._log_probabilities(y_pred)
         threshold = ops.convert_to_tensor(self.threshold_variable)
-        selected = self.selected_knowledge(
-            y, ops.stop_gradient(log_probs), threshold
-        )
+        source = self._source_of_knowledge(x, y_pred, training)
+        knowledge = ops.stop_gradient(self._log_probabilities(source))
+        selected = self.selected_knowledge(y, knowledge, threshold)
         supervised = objective.supervised_values(
             self._loss_values,
             labels,
             self._outputs(y_pred),
             log_probs,
             self._correction(y, log_probs, progress, training),
-            self._label_weights(labels, log_probs, selected),
+            self._label_weights(labels, knowledge, selected),
         )
         if self.temperature != 1.0:
             log_probs = self._log_probabilities(y_pred, self.temperature)
+            knowledge = self._log_probabilities(source, self.temperature)
         distillation = objective.distillation_values(
-            log_probs, selected, self.temperature
+            log_probs, selected, knowledge, self.temperature
         )
+        weight = self.distillation_weight
+        if callable(weight):
+            weight = weight(progress)
         loss = objective.batch_mean(
-            self.supervised_weight * supervised
-            + self.distillation_weight * distillation,
+            self.supervised_weight * supervised + weight * distillation,
             sample_weight,
         )
         for term in self.losses:
@@ -298,8 +326,8 @@ class SelectiveMutualDistillation(PeerEnsemble):
 
         Args:
             y: The labels, as the training data give them.
-            log_probs: `(batch, peers, classes)`, at temperature 1, without
-                gradient.
+            log_probs: `(batch, peers, classes)`, the knowledge at temperature
+                1, without gradient.
             threshold: Scalar, the threshold in force.
 
         Returns:
@@ -307,16 +335,36 @@ class SelectiveMutualDistillation(PeerEnsemble):
         """
         return self.selection(log_probs, threshold)
 
-    def _label_weights(self, labels: Any, log_probs: Any, selected: Any) -> Any:
+    def _source_of_knowledge(self, x: Any, y_pred: Any, training: bool) -> Any:
+        """Return the outputs that knowledge is made of, by the peers' names."""
+        if not self.averaged_knowledge or not training:
+            return y_pred
+        found = averages.averages_of(self.optimizer, self._optimizer_values)
+        return {
+            name: averages.averaged_outputs(peer, found, x)
+            for name, peer in zip(self.peer_names, self.peers, strict=True)
+        }
+
+    def compute_loss_and_updates(
+        self, *args: Any, optimizer_variables: Any = None, **kwargs: Any
+    ) -> Any:
+        """Run Keras's own, for JAX, with the optimizer's state at hand."""
+        self._optimizer_values = optimizer_variables
+        try:
+            return super().compute_loss_and_updates(
+                *args, optimizer_variables=optimizer_variables, **kwargs
+            )
+        finally:
+            self._optimizer_values = None
+
+    def _label_weights(self, labels: Any, knowledge: Any, selected: Any) -> Any:
         """Return the weights of the label's own term, `None` for ones."""
         if self.gate is None:
             return None
         labels = labels_module.one_hot(
-            labels, log_probs.shape[-1], log_probs.dtype
+            labels, knowledge.shape[-1], knowledge.dtype
         )
-        return ops.stop_gradient(
-            self.gate(labels, ops.stop_gradient(log_probs), selected)
-        )
+        return ops.stop_gradient(self.gate(labels, knowledge, selected))
 
     def _correction(
         self, y: Any, log_probs: Any, progress: Any, training: bool
@@ -370,7 +418,8 @@ class SelectiveMutualDistillation(PeerEnsemble):
             "target": serialize(self.target),
             "selection": serialize(self.selection),
             "gate": serialize(self.gate),
-            "distillation_weight": self.distillation_weight,
+            "averaged_knowledge": self.averaged_knowledge,
+            "distillation_weight": serialize(self.distillation_weight),
             "supervised_weight": self.supervised_weight,
             "temperature": self.temperature,
             "total_steps": self.given_total_steps,
@@ -382,7 +431,8 @@ class SelectiveMutualDistillation(PeerEnsemble):
     ) -> "SelectiveMutualDistillation":
         config = saving.without_format(config)
         # A file from before there were gates has none.
-        for part in {"peers", "target", "selection", "gate"} & set(config):
+        parts = {"peers", "target", "selection", "gate", "distillation_weight"}
+        for part in parts & set(config):
             config[part] = keras.saving.deserialize_keras_object(
                 config[part], custom_objects=custom_objects
             )

@@ -51,21 +51,23 @@ def supervised_values(
 
 
 def distillation_values(
-    log_probs: Any, selected: Any, temperature: float
+    log_probs: Any, selected: Any, knowledge: Any, temperature: float
 ) -> Any:
     """Return the divergences from selected knowledge, summed over the peers.
 
-    `T^2 * sum_i 1/(N-1) * sum_{j != i} s_j * KL(p_j^T || p_i^T)`
+    `T^2 * sum_i 1/(N-1) * sum_{j != i} s_j * KL(q_j^T || p_i^T)`
 
     Args:
         log_probs: `(batch, peers, classes)`, at temperature `T`.
         selected: `(batch, peers)`, 0 or 1.
+        knowledge: `(batch, peers, classes)`, `log q^T`, or `None` for
+            `log_probs`.
         temperature: `T`.
 
     Returns:
         `(batch,)`.
     """
-    divergences = functional.mutual_distillation(log_probs, selected)
+    divergences = functional.mutual_distillation(log_probs, selected, knowledge)
     return temperature**2 * ops.sum(divergences, axis=1)
 
 

@@ -40,6 +40,8 @@ class ProgressModel(ResumableModel):
 
     # A label correction `(labels, predictions, progress)`, if there is one.
     target: Any = None
+    # Number, or a schedule of it.
+    distillation_weight: Any = 1.0
 
     def __init__(
         self, total_steps: int | None, threshold: float, **kwargs: Any
@@ -150,12 +152,18 @@ class ProgressModel(ResumableModel):
         )
 
     def _require_total_steps(self) -> None:
-        parts = [p for p in (self._schedule, self.target) if p is not None]
-        needed = any(getattr(part, "needs_progress", True) for part in parts)
+        parts = [self._schedule, self.target]
+        if callable(self.distillation_weight):
+            parts.append(self.distillation_weight)
+        needed = any(
+            getattr(part, "needs_progress", True)
+            for part in parts
+            if part is not None
+        )
         if needed and self.total_steps is None:
             raise ValueError(
-                "`total_steps` must be known, because the target or the "
-                "threshold schedule follows the progress of training. "
+                "`total_steps` must be known, because the target, the weight "
+                "or the threshold schedule follows the progress of training. "
                 "Received: total_steps=None and data of unknown length. Give "
                 "`steps_per_epoch` to `fit`, or `total_steps` to the model."
             )
