@@ -261,9 +261,23 @@ def newly_loaded(statement):
 
 
 def test_import_loads_no_framework_that_keras_had_not():
-    frameworks, loaded = newly_loaded("import keras_smkd")
+    everything = ", ".join(module.__name__ for module in public_modules())
+    frameworks, loaded = newly_loaded(f"import keras_smkd, {everything}")
     assert "keras_smkd" in loaded
     assert not frameworks
+
+
+def test_what_training_needs_not_is_imported_when_it_is_used():
+    later = ("data", "estimators", "noise")
+    newly_loaded(
+        "import keras_smkd; "
+        f"names = ['keras_smkd.' + name for name in {later}]; "
+        "assert not set(names) & set(sys.modules); "
+        f"assert {{*{later}}} < set(dir(keras_smkd)); "
+        "assert keras_smkd.noise is sys.modules['keras_smkd.noise']; "
+        "from keras_smkd import data; "
+        "assert not hasattr(keras_smkd, 'nothing')"
+    )
 
 
 def test_a_loaded_framework_is_found(tmp_path):

@@ -32,7 +32,7 @@ from keras_smkd import metrics
 from keras_smkd import targets
 
 BATCH = 128
-STEPS = 16
+STEPS = 12
 NUM_CLASSES = 10
 
 
@@ -40,9 +40,9 @@ def network():
     return keras.Sequential(
         [
             keras.Input((32, 32, 3)),
-            layers.Conv2D(32, 3, padding="same", activation="relu"),
+            layers.Conv2D(16, 3, padding="same", activation="relu"),
             layers.MaxPooling2D(),
-            layers.Conv2D(64, 3, padding="same", activation="relu"),
+            layers.Conv2D(32, 3, padding="same", activation="relu"),
             layers.GlobalAveragePooling2D(),
             layers.Dense(NUM_CLASSES),
         ]

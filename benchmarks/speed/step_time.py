@@ -217,8 +217,8 @@ def measure(name, kind, num_peers, steps, rounds):
 
 
 def main():
-    parser = measuring.parser(__doc__, rounds=7)
-    parser.add_argument("--steps", type=int, default=16, help="per epoch")
+    parser = measuring.parser(__doc__, rounds=5)
+    parser.add_argument("--steps", type=int, default=12, help="per epoch")
     parser.add_argument("--peers", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--data", nargs="+", default=["numpy", "tf.data"])
