@@ -7,8 +7,8 @@ as a plain `keras.Model`, on the same data. Shown are ratios, together / apart:
 
 - `warm`: an epoch after the first, from its first step to its last;
 - `first`: `fit` of one step by models that are new, which compiles;
-- `memory`: the most by which a process of its own grows while it fits. Apart
-  is as many times what one plain model takes;
+- `memory`: the most by which a process of its own grows while it fits steps
+  of 2,048 examples. Apart is as many times what one plain model takes;
 - `term`: the share of a warm epoch that the knowledge takes: one minus the
   ratio without it (weight 0, its maths left out) to with it.
 """
@@ -32,6 +32,8 @@ from keras_smkd import callbacks
 from keras_smkd.model import objective
 
 BATCH = 128
+# In small batches, what a process grows by anyhow is most of it.
+LARGE_BATCH = 2048
 NUM_CLASSES = 10
 
 
@@ -106,7 +108,7 @@ class SecondEpoch(keras.callbacks.Callback):
         self.last = now
 
 
-def fit(model, data, epochs, extra=()):
+def fit(model, data, epochs, extra=(), batch=BATCH):
     x, y = data
     threshold = (
         [callbacks.ProgressiveThreshold(sharpness=-8.0)]
@@ -116,8 +118,9 @@ def fit(model, data, epochs, extra=()):
     model.fit(
         x,
         y,
-        batch_size=None if y is None else BATCH,
+        batch_size=None if y is None else batch,
         epochs=epochs,
+        shuffle=y is not None,
         verbose=0,
         callbacks=[*threshold, *extra],
     )
@@ -153,26 +156,27 @@ def make_data(kind, steps):
     return dataset.shuffle(len(x)).batch(BATCH).prefetch(2), None
 
 
-def memory_of(network, num_peers, rounds):
-    """Return the median growth of processes that fit, in bytes."""
+def memory_of(network, num_peers):
+    """Return by how much a process grows that fits, in bytes."""
     command = [sys.executable, __file__, f"--grow={network}:{num_peers}"]
-    return statistics.median(
-        float(subprocess.run(command, capture_output=True, check=True).stdout)
-        for _ in range(rounds)
-    )
+    done = subprocess.run(command, capture_output=True, check=True)
+    return float(done.stdout)
 
 
 def print_growth(network, num_peers):
     """Print by how much this process grows; one plain model for 1 peer."""
-    small, data = make_data("numpy", 1), make_data("numpy", 8)
+    small = make_data("numpy", 1)
+    data = make_data("numpy", 2 * LARGE_BATCH // BATCH)
     # What the backend loads and keeps, whatever it trains.
     fit(compiled(mlp()), small, 1)
 
     def train():
-        if num_peers == 1:
-            fit(compiled(NETWORKS[network]()), data, 1)
-        else:
-            fit(together(NETWORKS[network], num_peers), data, 1)
+        model = (
+            compiled(NETWORKS[network]())
+            if num_peers == 1
+            else together(NETWORKS[network], num_peers)
+        )
+        fit(model, data, 1, batch=LARGE_BATCH)
 
     print(measuring.peak_memory(train))
 
@@ -241,11 +245,11 @@ def main():
         }
     )
     for name in arguments.networks:
-        alone = memory_of(name, 1, 3)
+        alone = memory_of(name, 1)
         for kind in arguments.data:
             for num_peers in arguments.peers:
                 memory = (
-                    memory_of(name, num_peers, 3) / (num_peers * alone)
+                    memory_of(name, num_peers) / (num_peers * alone)
                     if kind == arguments.data[0]
                     else None
                 )

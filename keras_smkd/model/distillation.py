@@ -288,8 +288,11 @@ class SelectiveMutualDistillation(PeerEnsemble):
             self.update_threshold(progress)
         log_probs = self._log_probabilities(y_pred)
         threshold = ops.convert_to_tensor(self.threshold_variable)
-        source = self._source_of_knowledge(x, y_pred, training)
-        knowledge = ops.stop_gradient(self._log_probabilities(source))
+        is_averaged = training and self.averaged_knowledge
+        averaged = self._averaged_outputs(x) if is_averaged else {}
+        knowledge = ops.stop_gradient(
+            self._log_probabilities(averaged) if is_averaged else log_probs
+        )
         selected = self.selected_knowledge(y, knowledge, threshold)
         supervised = objective.supervised_values(
             self._loss_values,
@@ -301,7 +304,11 @@ class SelectiveMutualDistillation(PeerEnsemble):
         )
         if self.temperature != 1.0:
             log_probs = self._log_probabilities(y_pred, self.temperature)
-            knowledge = self._log_probabilities(source, self.temperature)
+            knowledge = (
+                self._log_probabilities(averaged, self.temperature)
+                if is_averaged
+                else log_probs
+            )
         distillation = objective.distillation_values(
             log_probs, selected, knowledge, self.temperature
         )
@@ -335,10 +342,8 @@ class SelectiveMutualDistillation(PeerEnsemble):
         """
         return self.selection(log_probs, threshold)
 
-    def _source_of_knowledge(self, x: Any, y_pred: Any, training: bool) -> Any:
-        """Return the outputs that knowledge is made of, by the peers' names."""
-        if not self.averaged_knowledge or not training:
-            return y_pred
+    def _averaged_outputs(self, x: Any) -> dict[str, Any]:
+        """Return what the peers put out with their averaged weights."""
         found = averages.averages_of(self.optimizer, self._optimizer_values)
         return {
             name: averages.averaged_outputs(peer, found, x)

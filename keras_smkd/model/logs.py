@@ -7,6 +7,70 @@ import keras
 from keras import ops
 
 
+class ObjectiveParts(keras.metrics.Metric):
+    """Means over the examples of the objective's parts, all in one variable.
+
+    One update in place of four: on torch, where each costs as much as the
+    arithmetic of a small layer, that counts. Its `views` report them.
+    """
+
+    NAMES = (
+        "supervised_loss",
+        "distillation_loss",
+        "selection_rate",
+        "threshold",
+    )
+
+    def __init__(self) -> None:
+        super().__init__(name="objective_parts")
+        self.totals = self.add_variable(
+            shape=(len(self.NAMES),), initializer="zeros", name="totals"
+        )
+        self.count = self.add_variable(
+            shape=(), initializer="zeros", name="count"
+        )
+        self.views = [_PartView(self, i) for i in range(len(self.NAMES))]
+
+    def update_state(
+        self, supervised: Any, distillation: Any, selected: Any, threshold: Any
+    ) -> None:
+        """Add a batch: `(batch,)` losses, `(batch, peers)` selection."""
+        batch_size, num_peers = ops.shape(selected)
+        batch_size = ops.cast(batch_size, self.dtype)
+        sums = [
+            ops.sum(supervised),
+            ops.sum(distillation),
+            ops.sum(selected) / num_peers,
+            threshold * batch_size,
+        ]
+        self.totals.assign_add(
+            ops.stack([ops.cast(value, self.dtype) for value in sums])
+        )
+        self.count.assign_add(batch_size)
+
+    def result(self) -> dict[str, Any]:
+        return {}  # The views have it.
+
+
+class _PartView(keras.metrics.Metric):
+    """Reports one of the objective's parts; holds nothing itself."""
+
+    def __init__(self, parts: ObjectiveParts, position: int) -> None:
+        super().__init__(name=parts.NAMES[position])
+        # Not as an attribute: Keras would take its variables for this one's.
+        self._read = lambda: (parts.totals[position], parts.count)
+
+    def update_state(self) -> None:
+        """Do nothing: the parts are updated together."""
+
+    def reset_state(self) -> None:
+        """Do nothing: the parts are reset together."""
+
+    def result(self) -> Any:
+        total, count = self._read()
+        return ops.divide_no_nan(total, ops.convert_to_tensor(count))
+
+
 class Logs:
     """The metrics of a model of peers.
 
@@ -25,10 +89,7 @@ class Logs:
     def __init__(
         self, metrics: Any, weighted_metrics: Any, output_names: Sequence[str]
     ):
-        self.supervised_loss = keras.metrics.Mean(name="supervised_loss")
-        self.distillation_loss = keras.metrics.Mean(name="distillation_loss")
-        self.selection_rate = keras.metrics.Mean(name="selection_rate")
-        self.threshold = keras.metrics.Mean(name="threshold")
+        self.parts = ObjectiveParts()
         kinds = [
             (_metric_list("metrics", metrics), False),
             (_metric_list("weighted_metrics", weighted_metrics), True),
@@ -49,10 +110,8 @@ class Logs:
     def metrics(self) -> list[Any]:
         """All metrics, in the order in which they are reported."""
         return [
-            self.supervised_loss,
-            self.distillation_loss,
-            self.selection_rate,
-            self.threshold,
+            self.parts,
+            *self.parts.views,
             *(metric for group in self.by_output for metric, _ in group),
         ]
 
@@ -72,11 +131,11 @@ class Logs:
             )
             supervised = supervised * weight
             distillation = distillation * weight
-        self.supervised_loss.update_state(ops.stop_gradient(supervised))
-        self.distillation_loss.update_state(ops.stop_gradient(distillation))
-        self.selection_rate.update_state(selected)
-        self.threshold.update_state(
-            threshold, sample_weight=ops.shape(selected)[0]
+        self.parts.update_state(
+            ops.stop_gradient(supervised),
+            ops.stop_gradient(distillation),
+            selected,
+            threshold,
         )
 
     def record_outputs(
