@@ -156,18 +156,27 @@ def test_knowledge_is_of_inference(rng):
     assert logs["selection_rate"] == 0.5
 
 
-def test_mixed_precision_learns_from_averages(data):
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_float16")
+@pytest.mark.parametrize("policy", ["mixed_float16", "float64"])
+def test_other_precisions_learn_from_averages(data, policy):
+    if policy == "float64" and keras.backend.backend() == "jax":
+        pytest.skip(
+            "JAX computes in float32 unless x64 is enabled for the process"
+        )
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
     try:
-        model = model_of([linear(), linear()], sgd(), averaged_knowledge=True)
+        model = model_of(
+            [linear(), linear()],
+            sgd(),
+            averaged_knowledge=True,
+            distillation_weight=schedules.Linear(0.0, 2.0),
+        )
         train(model, data, epochs=2)
     finally:
-        keras.config.set_dtype_policy(policy)
+        keras.config.set_dtype_policy(before)
     assert model.step == 2 * STEPS
-    assert np.isfinite(
-        model.evaluate(*data, verbose=0, return_dict=True)["loss"]
-    )
+    logs = model.evaluate(*data, verbose=0, return_dict=True)
+    assert np.isfinite(logs["loss"])
 
 
 def test_settings_come_back_from_a_file(data, tmp_path):

@@ -314,7 +314,7 @@ class SelectiveMutualDistillation(PeerEnsemble):
         )
         weight = self.distillation_weight
         if callable(weight):
-            weight = weight(progress)
+            weight = ops.cast(weight(progress), distillation.dtype)
         loss = objective.batch_mean(
             self.supervised_weight * supervised + weight * distillation,
             sample_weight,
