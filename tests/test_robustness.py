@@ -337,6 +337,25 @@ def test_errors_give_way_to_records_but_not_the_reverse(module, tmp_path):
     assert records.read([path]) == [good]
 
 
+def test_kept_lines_are_whole_but_for_the_beginning_of_trials(module, tmp_path):
+    records = module("records")
+    trial, final = record_of("a", range(9)), record_of("a", range(9), seed=0)
+    bad = {"config": {**trial["config"], "seed": 1}, "error": "ValueError: no"}
+    records.keep([trial, bad, final], tmp_path / "kept")
+    (path,) = records.files(tmp_path / "kept")
+    assert path.name == "runs-digits-pair-0.4.jsonl.gz"
+    kept = {r["config"]["seed"]: r for r in records.read([path])}
+    assert kept.keys() == {0, 1000}
+    assert kept[0] == final
+    short = {k: v[-5:] for k, v in trial["epochs"].items()}
+    assert kept[1000] == {**trial, "epochs": short}
+    score = records.validation_score
+    assert score(kept[1000]) == score(trial)
+    content = path.read_bytes()
+    records.keep([final, trial], tmp_path / "kept")
+    assert path.read_bytes() == content
+
+
 def test_choice_is_by_the_last_noisy_validation_accuracies(module):
     records = module("records")
     early = record_of("a", [1.0, 0.2, 0.2, 0.2, 0.2, 0.2], rate=0.1)

@@ -1,6 +1,7 @@
 """Runs as lines of JSON: their keys, the file, the choice among trials."""
 
 import fcntl
+import gzip
 import json
 import os
 import pathlib
@@ -16,6 +17,15 @@ def key_of(config: dict[str, Any]) -> str:
     """Return the key of a configuration: JSON with its names in order."""
     return json.dumps(
         config, sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
+
+
+def files(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """Return the files of lines in a folder, plain and packed."""
+    return sorted(
+        path
+        for path in pathlib.Path(folder).glob("runs*.jsonl*")
+        if path.suffix in (".jsonl", ".gz")
     )
 
 
@@ -48,7 +58,10 @@ def read(paths: Iterable[str | os.PathLike[str]]) -> list[dict[str, Any]]:
         file = pathlib.Path(path)
         if not file.exists():
             continue
-        for line in file.read_text().splitlines():
+        content = file.read_bytes()
+        if file.suffix == ".gz":
+            content = gzip.decompress(content)
+        for line in content.decode().splitlines():
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:
@@ -57,6 +70,38 @@ def read(paths: Iterable[str | os.PathLike[str]]) -> list[dict[str, Any]]:
             if key not in found or "error" not in record:
                 found[key] = record
     return list(found.values())
+
+
+def keep(
+    found: Iterable[dict[str, Any]],
+    folder: pathlib.Path,
+    tuning_seed: int = TUNING_SEED,
+) -> None:
+    """Write records to packed files, one a data set and noise.
+
+    Of trials, only the epochs that the choice goes by: reports need no more.
+
+    Args:
+        found: Records; those of failed runs are left out.
+        folder: Where to write `runs-DATASET-NOISE.jsonl.gz`.
+        tuning_seed: Seed of the trials.
+    """
+    lines: dict[str, list[str]] = {}
+    for record in found:
+        if "error" in record:
+            continue
+        config, epochs = record["config"], record["epochs"]
+        if config["seed"] == tuning_seed:
+            epochs = {k: v[-CHOICE_EPOCHS:] for k, v in epochs.items()}
+        name = f"{config['dataset']}-{config['noise'].replace(':', '-')}"
+        line = json.dumps({**record, "epochs": epochs}, allow_nan=False)
+        lines.setdefault(name, []).append(line)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, texts in lines.items():
+        # Sorted and without a time: the same lines make the same file.
+        content = "".join(f"{text}\n" for text in sorted(texts)).encode()
+        path = folder / f"runs-{name}.jsonl.gz"
+        path.write_bytes(gzip.compress(content, mtime=0))
 
 
 def left_to_run(

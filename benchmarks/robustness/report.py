@@ -19,6 +19,7 @@ from absl import flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs", "Folder of the lines, runs*.jsonl.")
+flags.DEFINE_string("keep", None, "Write the lines, packed, to this folder.")
 flags.DEFINE_integer("tuning_seed", records.TUNING_SEED, "Of the trials.", 0)
 flags.DEFINE_string("against", "independent", "Method of paired differences.")
 flags.DEFINE_list("curves", [], "Methods in the figures of epochs; default: 7.")
@@ -194,9 +195,12 @@ def write_report(folder, found, tuning_seed, against, curves):
 
 def main(_):
     folder = pathlib.Path(FLAGS.out)
-    found = records.read(sorted(folder.glob("runs*.jsonl")))
+    found = records.read(records.files(folder))
     if not found:
         sys.exit(f"There are no runs in {folder}: give another --out.")
+    if FLAGS.keep is not None:
+        records.keep(found, pathlib.Path(FLAGS.keep), FLAGS.tuning_seed)
+        return
     curves = tuple(FLAGS.curves or CURVES) if FLAGS.figures else ()
     print(write_report(folder, found, FLAGS.tuning_seed, FLAGS.against, curves))
 

@@ -276,7 +276,7 @@ def main(_):
     for phase, make_configs in phases.items():
         if FLAGS.phase not in (phase, "all"):
             continue
-        done = records.read(sorted(folder.glob("runs*.jsonl")))
+        done = records.read(records.files(folder))
         configs = make_configs(done)
         left = records.left_to_run(configs, done, *shard)
         print(f"{phase}: {len(configs)} runs, {len(left)} left to run here.")
