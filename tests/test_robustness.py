@@ -245,7 +245,11 @@ def test_every_method_makes_a_model_that_compiles(module):
         assert ("SwapEMAWeights" in kinds) == bool(averages)
         assert len(kinds - {"SwapEMAWeights"}) == (not method.is_single)
         if "distillation_weight" in knobs:
-            assert model.distillation_weight == knobs["distillation_weight"]
+            weight = model.distillation_weight
+            if "warm_up" in knobs:
+                assert weight.length == knobs["warm_up"]
+                weight = weight.end
+            assert weight == knobs["distillation_weight"]
             assert (model.gate is not None) == ("_gate" in name)
 
 

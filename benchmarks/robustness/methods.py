@@ -16,6 +16,7 @@ from oracle import OracleSelection
 import keras_smkd
 from keras_smkd import callbacks
 from keras_smkd import losses
+from keras_smkd import schedules
 from keras_smkd import selection
 from keras_smkd import targets
 
@@ -50,11 +51,11 @@ def _nce_rce(knobs: Knobs) -> Any:
     )
 
 
-def _label_smoothing(knobs: Knobs) -> Any:
+def _label_smoothing(knobs: Knobs, num_examples: int) -> Any:
     return targets.LabelSmoothing(knobs["smoothing"])
 
 
-def _bootstrapping(knobs: Knobs) -> Any:
+def _bootstrapping(knobs: Knobs, num_examples: int) -> Any:
     kinds = {
         "soft": targets.SoftBootstrapping,
         "hard": targets.HardBootstrapping,
@@ -62,14 +63,24 @@ def _bootstrapping(knobs: Knobs) -> Any:
     return kinds[knobs["kind"]](knobs["beta"])
 
 
-def _proselflc(knobs: Knobs) -> Any:
+def _proselflc(knobs: Knobs, num_examples: int) -> Any:
     return targets.ProSelfLC(
         sharpness=knobs["trust_sharpness"], midpoint=knobs["trust_midpoint"]
     )
 
 
-def _nothing(knobs: Knobs) -> Any:
+def _joint_optimization(knobs: Knobs) -> Any:
+    return losses.JointOptimization(
+        alpha=knobs["alpha"], beta=knobs["beta"], from_logits=True
+    )
+
+
+def _nothing(knobs: Knobs, num_examples: int) -> Any:
     return None
+
+
+def _joint_labels(knobs: Knobs, num_examples: int) -> Any:
+    return targets.JointOptimizationLabels(num_examples, start=knobs["start"])
 
 
 def _no_arguments(knobs: Knobs) -> dict[str, Any]:
@@ -112,7 +123,8 @@ class Method:
             learning rate. `distillation_weight` goes to the model.
         loss: From values of the knobs to the compiled loss, on logits.
         is_single: One `keras.Model` instead of peers.
-        target: From values of the knobs to the label correction.
+        target: From values of the knobs and the number of training examples
+            to the label correction.
         threshold: From values of the knobs to the threshold callback.
         arguments: From values of the knobs to further arguments of the model
             of peers, such as `selection`.
@@ -127,7 +139,7 @@ class Method:
     knobs: Knobs = dataclasses.field(default_factory=dict)
     loss: Callable[[Knobs], Any] = _cross_entropy
     is_single: bool = False
-    target: Callable[[Knobs], Any] = _nothing
+    target: Callable[[Knobs, int], Any] = _nothing
     threshold: Callable[[Knobs], Any] = _pass_nothing
     arguments: Callable[[Knobs], dict[str, Any]] = _no_arguments
     optimizer: Callable[[Knobs], dict[str, Any]] = _no_arguments
@@ -140,9 +152,14 @@ class Method:
         """Return the model to compile, of so many peers (one if single)."""
         if self.is_single:
             return peers[0]
-        arguments = {"target": self.target(knobs), **self.arguments(knobs)}
+        arguments = {
+            "target": self.target(knobs, len(clean_labels)),
+            **self.arguments(knobs),
+        }
         if "distillation_weight" in knobs:
-            arguments["distillation_weight"] = knobs["distillation_weight"]
+            arguments.setdefault(
+                "distillation_weight", knobs["distillation_weight"]
+            )
         if self.is_oracle:
             return OracleSelection(
                 peers, clean_labels=clean_labels, **arguments
@@ -237,6 +254,20 @@ def _with_ema(method: Method) -> Method:
     )
 
 
+def _with_warm_up(method: Method) -> Method:
+    return variant(
+        method,
+        "its weight rising over the first part",
+        {"warm_up": (0.05, 0.1, 0.2, 0.4)},
+        arguments=lambda knobs: {
+            **method.arguments(knobs),
+            "distillation_weight": schedules.RampUp(
+                end=knobs["distillation_weight"], length=knobs["warm_up"]
+            ),
+        },
+    )
+
+
 ORACLE = Method(
     "what is right by the clean labels is passed on",
     {"distillation_weight": WEIGHTS},
@@ -246,6 +277,11 @@ SHARE = Method(
     "SMKD-S: the most confident share of each class of a batch",
     {"distillation_weight": WEIGHTS, "threshold": (0.25, 0.5, 0.75, 0.9)},
     threshold=_static,
+    arguments=_share_of_each_class,
+)
+SHARE_LOOSENING = variant(
+    EXCHANGES["smkd_p_loosening"],
+    "of the most confident share of each class of a batch",
     arguments=_share_of_each_class,
 )
 
@@ -316,4 +352,20 @@ METHODS = {
     ),
     "oracle": ORACLE,
     "oracle_gate": _with_gate(ORACLE),
+    "joint_optimization": variant(
+        INDEPENDENT,
+        "joint optimisation's labels and loss",
+        {
+            "start": (0.1, 0.2, 0.35, 0.5),
+            "alpha": (0.8, 1.2),
+            "beta": (0.1, 0.4, 0.8),
+        },
+        loss=_joint_optimization,
+        target=_joint_labels,
+    ),
+    "smkd_share_loosening_gate": _with_gate(SHARE_LOOSENING),
+    "smkd_share_loosening_gate_ema": _with_ema(_with_gate(SHARE_LOOSENING)),
+    "smkd_p_loosening_gate_warm": _with_warm_up(
+        _with_gate(EXCHANGES["smkd_p_loosening"])
+    ),
 }
