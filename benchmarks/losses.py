@@ -198,7 +198,10 @@ def with_target(row, seed):
     target, loss, threshold = row
     keras.utils.set_random_seed(seed)
     model = keras_smkd.SelectiveMutualDistillation(
-        [network(), network()], target=target, distillation_weight=4.0
+        [network(), network()],
+        target=target,
+        gate=None,
+        distillation_weight=4.0,
     )
     compile_with(model, loss)
     labels = {"label": noisy, "index": np.arange(len(noisy))}

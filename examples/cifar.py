@@ -112,6 +112,7 @@ flags.DEFINE_enum("peers", "small", list(PEERS), "Preset of the two peers.")
 flags.DEFINE_enum("method", "smkd_p", list(METHODS), "Knowledge to select.")
 flags.DEFINE_float("threshold", 0.5, "Threshold, or its scale (smkd_p).", 0.0)
 flags.DEFINE_float("sharpness", -8.0, "How fast the threshold moves (smkd_p).")
+flags.DEFINE_bool("gate", True, "Drop contradicted labels (smkd_s, smkd_p).")
 flags.DEFINE_float("distillation_weight", 1.0, "Weight of knowledge.", 0.0)
 flags.DEFINE_enum("target", "none", list(TARGETS), "Label correction.")
 flags.DEFINE_enum("augment", "flip_crop", ["flip_crop", "none"], "Augmentation")
@@ -261,6 +262,13 @@ def make_peer(backbone, blocks, num_classes):
     )
 
 
+def make_gate():
+    """Return what drops labels that selected knowledge contradicts."""
+    if FLAGS.gate and FLAGS.method in ("smkd_s", "smkd_p"):
+        return keras_smkd.selection.LabelGate()
+    return None
+
+
 def make_model(num_classes, total_steps):
     # Not above: it imports TensorFlow, which takes seconds.
     import keras_cv
@@ -275,6 +283,7 @@ def make_model(num_classes, total_steps):
             make_peer(keras_cv.models.ResNetV2Backbone, 2, num_classes),
         ],
         target=TARGETS[FLAGS.target](),
+        gate=make_gate(),
         distillation_weight=FLAGS.distillation_weight,
     )
     schedule = keras.optimizers.schedules.CosineDecay(

@@ -151,7 +151,7 @@ def train(method, x, labels, test_data, epochs, seed):
     """Train two peers by one method; return the numbers of the report."""
     keras.utils.set_random_seed(seed)
     model = keras_smkd.SelectiveMutualDistillation(
-        make_peers(), distillation_weight=DISTILLATION_WEIGHT
+        make_peers(), gate=None, distillation_weight=DISTILLATION_WEIGHT
     )
     model.compile(
         keras.optimizers.Adam(LEARNING_RATE),

@@ -74,7 +74,8 @@ class StaticThreshold(ThresholdSchedule):
     """The same threshold throughout: SMKD-S.
 
     Args:
-        threshold: Number >= 0. 0 selects no knowledge, above 1 all of it.
+        threshold: Number >= 0. 0 selects no knowledge, above 1 all of it,
+            for models with `gate=None`.
 
     Example:
 
@@ -102,8 +103,8 @@ class ProgressiveThreshold(ThresholdSchedule):
 
     `threshold(t) = 2 * scale * sigmoid(sharpness * (midpoint - t))`
 
-    A positive sharpness tightens the threshold as the peers grow confident;
-    a negative one loosens it: confident knowledge first, more of it later.
+    A negative sharpness loosens the threshold: confident knowledge first, more
+    of it later. A positive one tightens it as the peers grow confident.
 
     Args:
         scale: Threshold at the midpoint, >= 0.
@@ -112,9 +113,9 @@ class ProgressiveThreshold(ThresholdSchedule):
 
     Example:
 
-    >>> schedule = ProgressiveThreshold(scale=0.5, sharpness=8.0)
+    >>> schedule = ProgressiveThreshold(scale=0.5, sharpness=-8.0)
     >>> [round(schedule.value(t), 3) for t in (0.0, 0.5, 1.0)]
-    [0.982, 0.5, 0.018]
+    [0.018, 0.5, 0.982]
 
     Reference:
         Li et al., 2023, "SMKD: Selective Mutual Knowledge Distillation",
@@ -125,7 +126,7 @@ class ProgressiveThreshold(ThresholdSchedule):
     def __init__(
         self,
         scale: float = 0.5,
-        sharpness: float = 8.0,
+        sharpness: float = -8.0,
         midpoint: float = 0.5,
     ) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ A selection is a callable `(log_probs, threshold) -> selected`: from
 `(..., classes)` log-probabilities to `(...)` of 1 (passed on) and 0.
 
 A gate is a callable `(labels, log_probs, selected) -> weights` of the label's
-own term, for each example and learner.
+own term, for each example and learner. The model's default is `LabelGate()`.
 """
 
 from typing import Any

@@ -29,6 +29,7 @@ def model_of(peers, optimizer, threshold=2.0, run_eagerly=False, **kwargs):
     model = keras_smkd.SelectiveMutualDistillation(
         peers,
         selection=selection.ConfidentKnowledge(threshold=threshold),
+        gate=None,
         **kwargs,
     )
     model.compile(

@@ -332,6 +332,25 @@ def test_schedules_that_do_not_fit(data):
         plain.fit(*data, callbacks=two[:1], verbose=0)
 
 
+def test_a_gate_needs_a_threshold_that_selects(data):
+    everything = keras_smkd.selection.ConfidentKnowledge(threshold=1.5)
+    with pytest.raises(
+        ValueError, match=r"`gate` must be None where .*threshold=1\.5"
+    ):
+        smkd(selection=everything)
+    smkd(selection=everything, gate=None).threshold = 2.0
+    model = compiled()
+    with pytest.raises(ValueError, match=r"`gate` must be None where "):
+        model.threshold = 1.5
+    assert model.threshold == 0.5
+    x, y = data
+    with pytest.raises(ValueError, match=r"`gate` must be None where "):
+        model.fit(x, y, verbose=0, callbacks=[callbacks.StaticThreshold(1.001)])
+    # Not throughout.
+    loosening = [callbacks.ProgressiveThreshold(1.0)]
+    model.fit(x, y, verbose=0, callbacks=loosening)
+
+
 def test_predict_knows_two_outputs(data):
     with pytest.raises(ValueError, match="`output` must be one of 'ensemble'"):
         smkd().predict(data[0], output="best")

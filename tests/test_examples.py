@@ -65,11 +65,21 @@ def rows(run_dir):
     return lines
 
 
-def test_quickstart_compares_four_methods(tmp_path):
+def test_quickstart_compares_five_methods(tmp_path):
     done = run(tmp_path, "quickstart.py", "--epochs=2", "--figure=course.png")
     assert done.returncode == 0, done.stderr
-    for method in ("independent", "all knowledge", "SMKD-S", "SMKD-P"):
-        (row,) = [x for x in done.stdout.splitlines() if x.startswith(method)]
+    for method in (
+        "independent",
+        "all knowledge",
+        "SMKD-S",
+        "SMKD-P",
+        "SMKD-P, gated",
+    ):
+        (row,) = [
+            line
+            for line in done.stdout.splitlines()
+            if line.startswith(f"{method} ")
+        ]
         assert row.count("(") == 3
     assert (tmp_path / "course.png").read_bytes().startswith(b"\x89PNG")
 

@@ -33,7 +33,7 @@ def data(rng):
 
 def model_of(peers=None, optimizer="sgd", compile_args=None, **kwargs):
     model = keras_smkd.SelectiveMutualDistillation(
-        peers or [linear(), linear()], **kwargs
+        peers or [linear(), linear()], **{"gate": None, **kwargs}
     )
     model.compile(
         optimizer, "sparse_categorical_crossentropy", **(compile_args or {})

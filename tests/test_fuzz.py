@@ -111,6 +111,15 @@ def fitting(case):
         return case
     if case["loss"] == "misfit":
         case["loss"] = "gce"
+    everything = case["selection"].threshold > 1.0
+    if isinstance(case["schedule"], callbacks.StaticThreshold):
+        everything = everything or case["schedule"].threshold > 1.0
+    if isinstance(case["schedule"], callbacks.ProgressiveThreshold):
+        # A scale of 1.5 with little sharpness.
+        values = [case["schedule"].value(progress) for progress in (0.0, 1.0)]
+        everything = everything or min(values) > 1.0
+    if everything:
+        case["gate"] = None
     if case["target"] in ("ensembling", "joint"):
         case["index"] = True
     if case["loss"] in ("sparse", "categorical"):

@@ -70,8 +70,10 @@ def objective(
 
 
 def smkd(peers, threshold, **kwargs):
+    """The plain form, unless something else is asked for."""
+    plain = {"gate": None, **kwargs}
     return keras_smkd.SelectiveMutualDistillation(
-        peers, selection=ConfidentKnowledge(threshold=threshold), **kwargs
+        peers, selection=ConfidentKnowledge(threshold=threshold), **plain
     )
 
 
@@ -87,8 +89,17 @@ def batch(rng):
 
 
 @pytest.mark.parametrize("num_peers", [2, 3, 5])
-@pytest.mark.parametrize("threshold", [0.0, 0.8, 1.5])
-@pytest.mark.parametrize("temperature, gate", [(1.0, None), (3.0, 0.25)])
+@pytest.mark.parametrize(
+    "threshold, temperature, gate",
+    [
+        (0.0, 1.0, None),
+        (0.8, 1.0, None),
+        (1.5, 1.0, None),
+        (0.0, 3.0, 0.25),
+        (0.8, 3.0, 0.25),
+        (1.0, 3.0, 0.25),
+    ],
+)
 def test_objective_is_the_formula(
     batch, num_peers, threshold, temperature, gate
 ):
@@ -97,8 +108,9 @@ def test_objective_is_the_formula(
     logits = np.stack(
         [x.astype("float64") @ peer.get_weights()[0] for peer in peers]
     )
-    supervised, distillation, selected, gradient = objective(
-        logits, labels, threshold, 0.7, 1.3, temperature, gate or 1.0
+    # In evaluation every label counts.
+    supervised, distillation, selected, _ = objective(
+        logits, labels, threshold, 0.7, 1.3, temperature
     )
     model = compiled(
         smkd(
@@ -121,13 +133,42 @@ def test_objective_is_the_formula(
     assert logs.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(logs[name], value, rtol=2e-5, atol=1e-6)
+    supervised, _, _, gradient = objective(
+        logits, labels, threshold, 0.7, 1.3, temperature, gate or 1.0
+    )
     before = [peer.get_weights()[0] for peer in peers]
-    model.train_on_batch(x, labels)
+    logs = model.train_on_batch(x, labels, return_dict=True)
+    np.testing.assert_allclose(
+        logs["supervised_loss"], supervised.mean(), rtol=2e-5
+    )
     for i, peer in enumerate(peers):
         step = before[i] - peer.get_weights()[0]
         np.testing.assert_allclose(
             step, x.T @ gradient[i] / len(x), rtol=1e-3, atol=2e-6
         )
+
+
+def test_labels_that_knowledge_contradicts_are_dropped_by_default(batch):
+    x, labels = batch
+    peers = [linear(), linear()]
+    logits = np.stack(
+        [x.astype("float64") @ peer.get_weights()[0] for peer in peers]
+    )
+    plain, dropped = (
+        objective(logits, labels, 0.8, gate=weight)[0].mean()
+        for weight in (1.0, 0.0)
+    )
+    assert dropped < plain
+    model = compiled(
+        keras_smkd.SelectiveMutualDistillation(
+            peers, selection=ConfidentKnowledge(threshold=0.8)
+        )
+    )
+    for logs, expected in (
+        (model.test_on_batch(x, labels, return_dict=True), plain),
+        (model.train_on_batch(x, labels, return_dict=True), dropped),
+    ):
+        np.testing.assert_allclose(logs["supervised_loss"], expected, rtol=2e-5)
 
 
 def test_some_knowledge_is_selected_in_that_test(batch):

@@ -52,7 +52,7 @@ def test_a_broken_peer_leaves_the_others_as_they_would_be(data, share):
     options = {
         "selection": selection.MostConfidentShare(threshold=1.0)
         if share
-        else selection.ConfidentKnowledge(threshold=1.5),
+        else selection.ConfidentKnowledge(threshold=1.0),
         "gate": selection.LabelGate(0.5),
         "target": targets.TemporalEnsembling(len(x)),
         "temperature": 2.0,
@@ -89,7 +89,9 @@ def test_float64_is_float64_throughout(rng):
     try:
         peers = [linear(), linear()]
         model = keras_smkd.SelectiveMutualDistillation(
-            peers, selection=selection.ConfidentKnowledge(threshold=1.5)
+            peers,
+            selection=selection.ConfidentKnowledge(threshold=1.5),
+            gate=None,
         )
         model.compile(keras.optimizers.SGD(1.0), SPARSE)
         before = [peer.get_weights()[0] for peer in peers]

@@ -497,6 +497,21 @@ def averaged(module):
     return [module("training").execute(config, places) for _ in range(2)]
 
 
+def test_the_kept_report_is_that_of_the_kept_lines(module, tmp_path):
+    results = FOLDER / "results"
+    records, report = module("records"), module("report")
+    found = records.read(records.files(results))
+    assert not [record for record in found if "error" in record]
+    text = report.write_report(tmp_path, found, 1000, "independent", ())
+    kept = (results / "report.md").read_text()
+    pictures = [line for line in kept.splitlines() if line.startswith("![")]
+    for line in pictures:
+        name = line.partition("(")[2].rstrip(")")
+        assert (results / name).exists()
+        kept = kept.replace(f"\n\n{line}", "")
+    assert text == kept
+
+
 def test_runs_can_be_made_again_from_their_configuration(averaged):
     first, second = averaged
     assert first["config"] == second["config"]

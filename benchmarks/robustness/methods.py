@@ -103,6 +103,11 @@ def _pass_all(knobs: Knobs) -> Any:
     return callbacks.StaticThreshold(2.0)
 
 
+def _pass_all_to_a_gate(knobs: Knobs) -> Any:
+    # Above 1 a gate is refused; normalised entropies are below 1.
+    return callbacks.StaticThreshold(1.0)
+
+
 def _static(knobs: Knobs) -> Any:
     return callbacks.StaticThreshold(knobs["threshold"])
 
@@ -154,6 +159,7 @@ class Method:
             return peers[0]
         arguments = {
             "target": self.target(knobs, len(clean_labels)),
+            "gate": None,
             **self.arguments(knobs),
         }
         if "distillation_weight" in knobs:
@@ -330,6 +336,9 @@ METHODS = {
     **{f"{n}_proselflc": _with_proselflc(m) for n, m in EXCHANGES.items()},
     **{f"{n}_gce": _with_gce(m) for n, m in EXCHANGES.items()},
     **{f"{n}_gate": _with_gate(m) for n, m in EXCHANGES.items()},
+    "all_knowledge_gate": dataclasses.replace(
+        _with_gate(EXCHANGES["all_knowledge"]), threshold=_pass_all_to_a_gate
+    ),
     "smkd_share": SHARE,
     "smkd_share_gate": _with_gate(SHARE),
     "smkd_p_loosening_gate_gce": _with_gce(

@@ -109,15 +109,11 @@ class Measurements(keras.callbacks.Callback):
             log_probs = functional.log_probabilities(
                 probs[index], from_logits=False
             )
-            selected = model.selected_knowledge(
-                labels,
-                log_probs,
-                ops.convert_to_tensor(model.threshold, "float32"),
-            )
-            kept = ops.ones_like(selected)
-            if model.gate is not None:
-                one_hot = ops.one_hot(labels["label"], probs.shape[-1])
-                kept = model.gate(one_hot, log_probs, selected)
+            threshold = ops.convert_to_tensor(model.threshold, "float32")
+            selected = model.selected_knowledge(labels, log_probs, threshold)
+            kept = model.label_weights(labels["label"], log_probs, selected)
+            if kept is None:
+                kept = ops.ones_like(selected)
             found.append([ops.convert_to_numpy(x) for x in (selected, kept)])
         selected, kept = (np.concatenate(x) for x in zip(*found, strict=True))
         right = probs.argmax(axis=-1) == clean[:, None]

@@ -269,6 +269,7 @@ def main():
                 selection=keras_smkd.selection.ConfidentKnowledge(
                     threshold=1.1
                 ),
+                gate=None,
             )
         )
         parts = {

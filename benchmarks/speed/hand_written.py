@@ -180,6 +180,7 @@ def keras_peers(networks):
     model = keras_smkd.SelectiveMutualDistillation(
         networks,
         selection=keras_smkd.selection.ConfidentKnowledge(threshold=1.1),
+        gate=None,
     )
     model.compile(
         keras_sgd(), "sparse_categorical_crossentropy", metrics=["accuracy"]

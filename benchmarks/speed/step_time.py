@@ -77,7 +77,8 @@ def compiled(model):
 def together(network, num_peers, **kwargs):
     return compiled(
         keras_smkd.SelectiveMutualDistillation(
-            [network() for _ in range(num_peers)], **kwargs
+            [network() for _ in range(num_peers)],
+            **{"gate": None, **kwargs},
         )
     )
 
@@ -190,7 +191,9 @@ def measure(name, kind, num_peers, steps, rounds):
     models = [compiled(network()) for _ in range(num_peers)]
     bare = compiled(
         WithoutKnowledge(
-            [network() for _ in range(num_peers)], distillation_weight=0.0
+            [network() for _ in range(num_peers)],
+            gate=None,
+            distillation_weight=0.0,
         )
     )
     warm = measuring.time_in_rounds(

@@ -18,8 +18,12 @@ from keras_smkd.model import objective
 from keras_smkd.model import saving
 from keras_smkd.model.ensemble import PeerEnsemble
 from keras_smkd.model.logs import Logs
+from keras_smkd.model.progress import check_selects
 from keras_smkd.model.progress import counted_step
 from keras_smkd.selection import ConfidentKnowledge
+from keras_smkd.selection import LabelGate
+
+_LABEL_GATE = LabelGate()
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
@@ -40,8 +44,8 @@ class SelectiveMutualDistillation(PeerEnsemble):
     entropy (at temperature 1) lies below the threshold in force; `g_i` is 1, or
     what `gate` makes of a label that selected knowledge contradicts. The loss
     is the sum of the peers' `L_i`, averaged over all examples of the batch.
-    Threshold 0 trains independent models; a threshold above 1 is deep mutual
-    learning.
+    Threshold 0 trains independent models; without a gate, a threshold above 1
+    is deep mutual learning. `gate=None` is the plain form of the paper.
 
     Args:
         peers: Two or more `keras.Model`s, alike or not, each from the same
@@ -55,8 +59,10 @@ class SelectiveMutualDistillation(PeerEnsemble):
             `keras_smkd.selection.ConfidentKnowledge()`. Its `threshold` is
             the one in force until a schedule or a caller sets another.
         gate: `(labels, log_probs, selected) -> (batch, peers)` weights of the
-            label's own term, such as `keras_smkd.selection.LabelGate`, or
-            `None` for the plain sum of both terms.
+            label's own term, by default `keras_smkd.selection.LabelGate()`,
+            which drops labels that selected knowledge contradicts; `None` for
+            the plain sum of both terms. In training only: in evaluation every
+            label counts. Not with a threshold that is above 1 throughout.
         averaged_knowledge: Whether peers learn from each other's weights
             averaged over the steps, by an optimizer with `use_ema=True` and
             its `ema_momentum`. It costs one more forward pass per peer, without
@@ -88,7 +94,8 @@ class SelectiveMutualDistillation(PeerEnsemble):
     Raises:
         TypeError: if a peer is not a `keras.Model`.
         ValueError: if there are fewer than two peers, one appears twice, or
-            their inputs or numbers of classes differ.
+            their inputs or numbers of classes differ; if the threshold is
+            above 1 and there is a gate.
 
     Example:
 
@@ -99,7 +106,7 @@ class SelectiveMutualDistillation(PeerEnsemble):
     )
     model.fit(
         x, y, epochs=20,
-        callbacks=[keras_smkd.callbacks.ProgressiveThreshold(sharpness=-8.0)],
+        callbacks=[keras_smkd.callbacks.ProgressiveThreshold()],
     )
     probabilities = model.predict(x)
     ```
@@ -120,7 +127,7 @@ class SelectiveMutualDistillation(PeerEnsemble):
         supervised_weight: float = 1.0,
         temperature: float = 1.0,
         total_steps: int | None = None,
-        gate: Callable[[Any, Any, Any], Any] | None = None,
+        gate: Callable[[Any, Any, Any], Any] | None = _LABEL_GATE,
         averaged_knowledge: bool = False,
         name: str | None = None,
         **kwargs: Any,
@@ -134,11 +141,13 @@ class SelectiveMutualDistillation(PeerEnsemble):
                     f"`{argument}` must be callable. "
                     f"Received: {argument}={part!r}."
                 )
+        threshold = getattr(selection, "threshold", 0.5)
+        check_selects(gate, threshold)
         super().__init__(
             peers,
             from_logits,
             total_steps=total_steps,
-            threshold=getattr(selection, "threshold", 0.5),
+            threshold=threshold,
             name=name,
             **kwargs,
         )
@@ -300,7 +309,9 @@ class SelectiveMutualDistillation(PeerEnsemble):
             self._outputs(y_pred),
             log_probs,
             self._correction(y, log_probs, progress, training),
-            self._label_weights(labels, knowledge, selected),
+            self.label_weights(labels, knowledge, selected)
+            if training
+            else None,
         )
         if self.temperature != 1.0:
             log_probs = self._log_probabilities(y_pred, self.temperature)
@@ -362,8 +373,18 @@ class SelectiveMutualDistillation(PeerEnsemble):
         finally:
             self._optimizer_values = None
 
-    def _label_weights(self, labels: Any, knowledge: Any, selected: Any) -> Any:
-        """Return the weights of the label's own term, `None` for ones."""
+    def label_weights(self, labels: Any, knowledge: Any, selected: Any) -> Any:
+        """Return the weights `g` of the label's own term, `None` for ones.
+
+        Args:
+            labels: `(batch,)` integers or `(batch, classes)`.
+            knowledge: `(batch, peers, classes)`, log-probabilities at
+                temperature 1, without gradient.
+            selected: `(batch, peers)`, 1 or 0.
+
+        Returns:
+            `(batch, peers)`, no gradient.
+        """
         if self.gate is None:
             return None
         labels = labels_module.one_hot(
@@ -436,6 +457,7 @@ class SelectiveMutualDistillation(PeerEnsemble):
     ) -> "SelectiveMutualDistillation":
         config = saving.without_format(config)
         # A file from before there were gates has none.
+        config.setdefault("gate", None)
         parts = {"peers", "target", "selection", "gate", "distillation_weight"}
         for part in parts & set(config):
             config[part] = keras.saving.deserialize_keras_object(

@@ -40,6 +40,8 @@ class ProgressModel(ResumableModel):
 
     # A label correction `(labels, predictions, progress)`, if there is one.
     target: Any = None
+    # What weakens labels by selected knowledge, if there is something.
+    gate: Any = None
     # Number, or a schedule of it.
     distillation_weight: Any = 1.0
 
@@ -95,9 +97,9 @@ class ProgressModel(ResumableModel):
 
     @threshold.setter
     def threshold(self, value: float) -> None:
-        self.threshold_variable.assign(
-            _checks.number("threshold", value, minimum=0.0)
-        )
+        value = _checks.number("threshold", value, minimum=0.0)
+        check_selects(self.gate, value)
+        self.threshold_variable.assign(value)
 
     def progress(self) -> Any:
         """Return the share of training done, a float32 scalar in [0, 1]."""
@@ -121,13 +123,21 @@ class ProgressModel(ResumableModel):
             schedule: Object with `value(progress)` and `needs_progress`.
 
         Raises:
-            ValueError: if there is a schedule already.
+            ValueError: if there is a schedule already; if there is a gate and
+                the threshold is above 1 throughout.
         """
         if self._schedule is not None:
             raise ValueError(
                 "`fit` must be given one threshold schedule at the most. "
                 f"Received: {schedule!r} besides {self._schedule!r}."
             )
+        check_selects(
+            self.gate,
+            *(
+                float(ops.convert_to_numpy(schedule.value(progress)))
+                for progress in (0.0, 0.25, 0.5, 0.75, 1.0)
+            ),
+        )
         self._schedule = schedule
 
     def settle_step(self) -> None:
@@ -207,6 +217,29 @@ class ProgressModel(ResumableModel):
                 return super().fit(callbacks=callbacks, **given)
         finally:
             self._schedule = None
+
+
+def check_selects(gate: Any, *thresholds: float) -> None:
+    """Refuse a gate where everything is selected throughout.
+
+    Peers that trust each other in everything, against the labels, talk each
+    other into anything.
+
+    Args:
+        gate: The gate, or `None`.
+        *thresholds: The threshold, at different times.
+
+    Raises:
+        ValueError: if there is a gate and every threshold is above 1.
+    """
+    if gate is not None and min(thresholds) > 1.0:
+        raise ValueError(
+            "`gate` must be None where the threshold is above 1 throughout: "
+            "everything is selected, and labels would be dropped for any "
+            "knowledge. Give `gate=None` for deep mutual learning, or a "
+            f"smaller threshold. Received: gate={gate!r} and "
+            f"threshold={min(thresholds)}."
+        )
 
 
 def counted_step(
