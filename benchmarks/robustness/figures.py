@@ -53,5 +53,5 @@ def draw_epochs(by_method, noise, methods, path):
     figure.legend(handles, labels, loc="lower center", ncols=4)
     figure.suptitle(noise)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=75)
     plt.close(figure)

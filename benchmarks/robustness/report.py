@@ -175,7 +175,7 @@ def write_report(folder, found, tuning_seed, against, curves):
         lines += ["", *tables.summary(by_noise)]
         for noise, by_method in by_noise.items():
             lines += ["", *tables.of_noise(by_noise, noise, against)]
-            if curves:
+            if sum(method in by_method for method in curves) > 1:
                 import figures
 
                 name = f"epochs-{number}-{noise.replace(':', '-')}.png"
