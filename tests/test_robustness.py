@@ -2,6 +2,7 @@
 
 import gzip
 import importlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -510,6 +511,36 @@ def test_the_kept_report_is_that_of_the_kept_lines(module, tmp_path):
         assert (results / name).exists()
         kept = kept.replace(f"\n\n{line}", "")
     assert text == kept
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax") is None,
+    reason="the lines are of JAX, which is not installed",
+)
+def test_the_table_of_weights_is_that_of_the_kept_lines():
+    grid = {
+        "learning_rate": [0.001],
+        "distillation_weight": [1.0, 2.0],
+        "scale": [0.5],
+        "gate_agreement": [False],
+    }
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(FOLDER / "grid.py"),
+            "--list",
+            f"--out={FOLDER / 'results' / 'grid'}",
+            "--methods=smkd_p_loosening_gate",
+            "--noises=asymmetric:0.4",
+            f"--grid={json.dumps(grid)}",
+        ],
+        env={**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    cells = [line.split(" | ")[-1] for line in done.stdout.splitlines()]
+    assert cells[2:] == ["88.9 ± 5.8 |", "88.9 ± 5.9 |"]
 
 
 def test_runs_can_be_made_again_from_their_configuration(averaged):

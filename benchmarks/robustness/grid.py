@@ -8,7 +8,7 @@
 
 Trials vary several knobs at once; here one can see what each does. The test
 labels choose nothing: every cell is shown. Lines and flags are those of
-`run.py`.
+`run.py`; with `--list` nothing is run, and what there is is shown.
 """
 
 import itertools

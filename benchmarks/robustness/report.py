@@ -19,7 +19,7 @@ from absl import flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs", "Folder of the lines, runs*.jsonl.")
-flags.DEFINE_string("keep", None, "Write the lines, packed, to this folder.")
+flags.DEFINE_string("keep", None, "Only pack the lines, into this folder.")
 flags.DEFINE_integer("tuning_seed", records.TUNING_SEED, "Of the trials.", 0)
 flags.DEFINE_string("against", "independent", "Method of paired differences.")
 flags.DEFINE_list("curves", [], "Methods in the figures of epochs; default: 7.")

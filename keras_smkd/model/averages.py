@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_smkd.model.ensemble import PeerEnsemble
+
 
 def check_keeps_averages(optimizer: Any) -> None:
     """Raise unless an optimizer (of all peers) averages the weights.
@@ -90,3 +92,36 @@ def part_from_weights(optimizer: Any) -> None:
         for average in part._model_variables_moving_average:
             if average is not None:
                 average.assign(ops.copy(average.value))
+
+
+class AveragingEnsemble(PeerEnsemble):
+    """Peers whose averaged weights, too, can be asked what they predict."""
+
+    averaged_knowledge = False
+    # The optimizer's state while JAX traces a step.
+    _optimizer_values: Any = None
+
+    def averaged_outputs(self, x: Any) -> dict[str, Any]:
+        """Return what the peers put out with their averaged weights."""
+        found = averages_of(self.optimizer, self._optimizer_values)
+        return {
+            name: averaged_outputs(peer, found, x)
+            for name, peer in zip(self.peer_names, self.peers, strict=True)
+        }
+
+    def _get_jax_state(self, **kwargs: Any) -> Any:
+        if self.averaged_knowledge and kwargs.get("optimizer_variables"):
+            part_from_weights(self.optimizer)
+        return super()._get_jax_state(**kwargs)
+
+    def compute_loss_and_updates(
+        self, *args: Any, optimizer_variables: Any = None, **kwargs: Any
+    ) -> Any:
+        """Run Keras's own, for JAX, with the optimizer's state at hand."""
+        self._optimizer_values = optimizer_variables
+        try:
+            return super().compute_loss_and_updates(
+                *args, optimizer_variables=optimizer_variables, **kwargs
+            )
+        finally:
+            self._optimizer_values = None

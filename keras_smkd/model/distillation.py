@@ -16,7 +16,6 @@ from keras_smkd.model import labels as labels_module
 from keras_smkd.model import memory
 from keras_smkd.model import objective
 from keras_smkd.model import saving
-from keras_smkd.model.ensemble import PeerEnsemble
 from keras_smkd.model.logs import Logs
 from keras_smkd.model.progress import check_selects
 from keras_smkd.model.progress import counted_step
@@ -27,7 +26,7 @@ _LABEL_GATE = LabelGate()
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
-class SelectiveMutualDistillation(PeerEnsemble):
+class SelectiveMutualDistillation(averages.AveragingEnsemble):
     """Peers that learn from labels and, selectively, from each other.
 
     For peer `i` of `N` on one example, at training progress `t` in [0, 1]:
@@ -166,8 +165,6 @@ class SelectiveMutualDistillation(PeerEnsemble):
         self.temperature = _checks.number("temperature", temperature, above=0.0)
         # Where a loss with a trainable transition matrix puts its weight.
         self.transition_slack = losses.TransitionSlack()
-        # The optimizer's state while JAX traces a step.
-        self._optimizer_values: Any = None
         self._loss_values: Any = None
         self._logs: Any = None
         self._memory: Any = None
@@ -264,11 +261,6 @@ class SelectiveMutualDistillation(PeerEnsemble):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
 
-    def _get_jax_state(self, **kwargs: Any) -> Any:
-        if self.averaged_knowledge and kwargs.get("optimizer_variables"):
-            averages.part_from_weights(self.optimizer)
-        return super()._get_jax_state(**kwargs)
-
     def train_step(self, *args: Any) -> Any:
         """Run Keras's own step, with the step counter advancing beside it.
 
@@ -298,7 +290,7 @@ class SelectiveMutualDistillation(PeerEnsemble):
         log_probs = self._log_probabilities(y_pred)
         threshold = ops.convert_to_tensor(self.threshold_variable)
         is_averaged = training and self.averaged_knowledge
-        averaged = self._averaged_outputs(x) if is_averaged else {}
+        averaged = self.averaged_outputs(x) if is_averaged else {}
         knowledge = ops.stop_gradient(
             self._log_probabilities(averaged) if is_averaged else log_probs
         )
@@ -352,26 +344,6 @@ class SelectiveMutualDistillation(PeerEnsemble):
             `(batch, peers)`, 1 or 0.
         """
         return self.selection(log_probs, threshold)
-
-    def _averaged_outputs(self, x: Any) -> dict[str, Any]:
-        """Return what the peers put out with their averaged weights."""
-        found = averages.averages_of(self.optimizer, self._optimizer_values)
-        return {
-            name: averages.averaged_outputs(peer, found, x)
-            for name, peer in zip(self.peer_names, self.peers, strict=True)
-        }
-
-    def compute_loss_and_updates(
-        self, *args: Any, optimizer_variables: Any = None, **kwargs: Any
-    ) -> Any:
-        """Run Keras's own, for JAX, with the optimizer's state at hand."""
-        self._optimizer_values = optimizer_variables
-        try:
-            return super().compute_loss_and_updates(
-                *args, optimizer_variables=optimizer_variables, **kwargs
-            )
-        finally:
-            self._optimizer_values = None
 
     def label_weights(self, labels: Any, knowledge: Any, selected: Any) -> Any:
         """Return the weights `g` of the label's own term, `None` for ones.
