@@ -1,127 +1,12 @@
-"""The tensor maths of selective mutual distillation, on `keras.ops`.
-
-Everything works on log-probabilities, which stay exact where a probability
-rounds to 0 or 1. The class axis is the last one; the leading axes are free.
-"""
+"""How far a prediction is from a label, or from knowledge."""
 
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_smkd import _checks
-
-MEASURES = ("entropy", "probability", "margin")
-
-
-def log_probabilities(
-    outputs: Any, from_logits: bool = True, temperature: float = 1.0
-) -> Any:
-    """Return the log-probabilities of a classifier's outputs.
-
-    `log p^T = log_softmax(z / T)`, where `z` are the logits, or the logarithm
-    of the probabilities if `from_logits` is `False`.
-
-    Args:
-        outputs: `(..., classes)`, logits or probabilities. Half precision is
-            raised to float32 first.
-        from_logits: Whether `outputs` are logits. Probabilities below
-            `keras.config.epsilon()` are raised to it, since their logits
-            cannot be recovered.
-        temperature: `T > 0`. Above 1 flattens the distribution.
-
-    Returns:
-        `(..., classes)`, float32 or float64; the exponentials sum to 1.
-
-    Example:
-
-    >>> log_probabilities([[0.0, 0.0]])
-    [[-0.6931472, -0.6931472]]
-    """
-    _checks.number("temperature", temperature, above=0.0)
-    outputs = at_least_float32(outputs)
-    if not from_logits:
-        # A Python number would make float64 into float32 on torch.
-        smallest = ops.full_like(outputs, keras.config.epsilon())
-        outputs = ops.log(ops.maximum(outputs, smallest))
-    if temperature != 1.0:
-        outputs = outputs / temperature
-    return ops.log_softmax(outputs, axis=-1)
-
-
-def entropy(log_probs: Any) -> Any:
-    """Return the Shannon entropy of each distribution, in nats.
-
-    `H(p) = -sum_k p_k log p_k`, in [0, log(classes)].
-
-    Args:
-        log_probs: `(..., classes)`, log-probabilities; `-inf` is allowed and
-            counts as `0 log 0 = 0`.
-
-    Returns:
-        `(...)`, same dtype.
-
-    Example:
-
-    >>> entropy(log_probabilities([[0.0, 0.0]]))
-    [0.6931472]
-    """
-    log_probs = at_least_float32(log_probs)
-    return -ops.sum(_p_log_p(log_probs), axis=-1)
-
-
-def uncertainty(log_probs: Any, measure: str = "entropy") -> Any:
-    """Return how unsure each prediction is, in [0, 1]: small is confident.
-
-    | measure | formula | range |
-    |---|---|---|
-    | `"entropy"` | `H(p) / log(classes)` | [0, 1] |
-    | `"probability"` | `1 - max_k p_k` | [0, 1 - 1/classes] |
-    | `"margin"` | `1 - (p_first - p_second)` | [0, 1] |
-
-    All three are 0 for a one-hot prediction and largest for a uniform one, so
-    one comparison with a threshold serves them all.
-
-    Args:
-        log_probs: `(..., classes)`, log-probabilities, two classes or more.
-        measure: `"entropy"`, `"probability"` or `"margin"`.
-
-    Returns:
-        `(...)`, in [0, 1]; NaN where the prediction is not finite.
-
-    Raises:
-        ValueError: if `measure` is unknown or there are fewer than two classes.
-
-    Example:
-
-    >>> uncertainty(ops.log([[0.5, 0.25, 0.25]]), "margin")
-    [0.75]
-    """
-    _checks.one_of("measure", measure, MEASURES)
-    log_probs = at_least_float32(log_probs)
-    num_classes = log_probs.shape[-1]
-    if num_classes is None or num_classes < 2:
-        raise ValueError(
-            "`log_probs` must have two classes or more on its last axis. "
-            f"Received: shape={tuple(log_probs.shape)}."
-        )
-    if measure == "entropy":
-        value = entropy(log_probs) / ops.log(
-            ops.cast(num_classes, log_probs.dtype)
-        )
-    elif measure == "probability":
-        value = 1.0 - ops.exp(ops.max(log_probs, axis=-1))
-    else:
-        top = ops.exp(ops.top_k(log_probs, k=2)[0])
-        value = 1.0 - (top[..., 0] - top[..., 1])
-    # Rounding can leave [0, 1] by a few units in the last place, and then
-    # threshold 0 would select, or a threshold just above 1 would not.
-    value = ops.clip(value, 0.0, 1.0)
-    # Said outright: whether NaN survives max, top_k and clip depends on the
-    # backend, and +inf would come out as the most confident of all.
-    total = ops.sum(ops.exp(log_probs), axis=-1)
-    finite = ops.logical_and(ops.isfinite(total), total > 0)
-    return ops.where(finite, value, float("nan"))
+from keras_smkd.functional.probabilities import at_least_float32
+from keras_smkd.functional.uncertainties import entropy
 
 
 def soft_cross_entropy(targets: Any, log_probs: Any) -> Any:
@@ -248,20 +133,128 @@ def mutual_distillation(
     return (others - ops.sum(learned, axis=-1)) / (shape[1] - 1)
 
 
-def at_least_float32(values: Any) -> Any:
-    """Return `values` as a tensor of float32, or of float64 if it is that.
+def routed_divergence(
+    log_probs: Any, knowledge: Any, routes: Any, selected: Any = None
+) -> Any:
+    """Return each learner's divergence from the knowledge on its routes.
+
+    `D_i = sum_k r_ik * s_k * KL(q_k || p_i)`
+
+    As `sum_k r_ik s_k KL(q_k || p_i) = -sum_k r_ik s_k H(q_k)
+    - (sum_k r_ik s_k q_k) . log p_i`, each learner takes one sum over the
+    classes, and learners with the same routes share their mixture.
 
     Args:
-        values: Tensor, array or nested list of numbers.
+        log_probs: `(batch, learners, classes)`, `log p`.
+        knowledge: `(batch, sources, classes)`, `log q`; no gradient flows
+            through it.
+        routes: `(learners, sources)` NumPy array, `r >= 0`. A source of weight
+            0 is left out of the learner's sum, whatever it says.
+        selected: `(batch, sources)`, 1 or 0; `None` for 1 throughout. What is
+            not selected adds exactly zero, even if it is not finite.
+
+    Returns:
+        `(batch, learners)`, in nats.
+
+    Example:
+
+    >>> log_probs = ops.log([[[0.25, 0.75]]])
+    >>> knowledge = ops.log([[[0.5, 0.5]]])
+    >>> routed_divergence(log_probs, knowledge, np.ones((1, 1)))
+    [[0.143841]]
     """
-    values = ops.convert_to_tensor(values)
-    if keras.backend.standardize_dtype(values.dtype) == "float64":
-        return values
-    return ops.cast(values, "float32")
+    log_probs = at_least_float32(log_probs)
+    knowledge = ops.stop_gradient(at_least_float32(knowledge))
+    own, own_p = -entropy(knowledge), ops.exp(knowledge)
+    if selected is not None:
+        passed = ops.cast(selected, log_probs.dtype) > 0
+        # `where`, not a product: 0 times NaN is NaN.
+        own = ops.where(passed, own, 0.0)
+        own_p = ops.where(ops.expand_dims(passed, axis=-1), own_p, 0.0)
+    mixtures: dict[bytes, tuple[Any, Any]] = {}
+    columns = []
+    for i, row in enumerate(routes):
+        key = row.tobytes()
+        if key not in mixtures:
+            mixtures[key] = (mixed(own, row), mixed(own_p, row))
+        constant, mixture = mixtures[key]
+        if constant is None:
+            columns.append(ops.zeros_like(log_probs[:, i, 0]))
+            continue
+        learned = ops.where(mixture > 0, mixture * log_probs[:, i], 0.0)
+        if selected is None:
+            # Knowledge that is not finite is heard, where nothing selects.
+            learned = ops.where(ops.isnan(mixture), mixture, learned)
+        columns.append(constant - ops.sum(learned, axis=-1))
+    return ops.stack(columns, axis=1)
 
 
-def _p_log_p(log_probs: Any) -> Any:
-    # 0 * -inf is NaN where the limit is 0. Masking the factor and not the
-    # product keeps NaN out of the gradient too.
-    probs = ops.exp(log_probs)
-    return probs * ops.where(probs == 0, 0.0, log_probs)
+def mixed(values: Any, weights: Any) -> Any:
+    """Return `sum_k w_k v_k` over the second axis, without those of weight 0.
+
+    Args:
+        values: `(batch, sources, ...)`.
+        weights: `(sources,)` NumPy array.
+
+    Returns:
+        `(batch, ...)`, or `None` if every weight is 0.
+    """
+    total = None
+    for k, weight in enumerate(weights):
+        if weight == 0:
+            continue
+        value = values[:, k]
+        if weight != 1:
+            value = float(weight) * value
+        total = value if total is None else total + value
+    return total
+
+
+def kl_of_close_logits(
+    logits: Any, other_logits: Any, temperature: float
+) -> Any:
+    """Return `KL(p^T || q^T)` where a high temperature makes both alike.
+
+    `-H(p) - p . log q` is then the difference of two nearly equal numbers.
+    With `d = log p - log q`, here it is `sum_k p_k (exp(-d_k) - 1 + d_k)`,
+    which is the same since both distributions sum to 1, and whose terms are
+    all >= 0.
+
+    Args:
+        logits: `(..., classes)`, of the target, the knowledge; no gradient
+            flows through them.
+        other_logits: `(..., classes)`, of the learner.
+        temperature: `T > 0`.
+
+    Returns:
+        `(...)`, in nats, with small relative error, and so its gradient.
+    """
+    logits = ops.stop_gradient(at_least_float32(logits)) / temperature
+    other_logits = at_least_float32(other_logits) / temperature
+    probs = ops.softmax(logits, axis=-1)
+    difference = logits - other_logits
+    # Of exponents that float32 can hold: far ones are not this form's.
+    near = ops.clip(difference, -20.0, 20.0)
+    shift = ops.log1p(
+        ops.sum(
+            ops.softmax(other_logits, axis=-1) * ops.expm1(near),
+            axis=-1,
+            keepdims=True,
+        )
+    )
+    gap = near - shift
+    small = ops.abs(gap) < 0.1
+    series_at = ops.where(small, gap, 0.0)
+    series = (
+        0.5
+        + series_at
+        * (-1.0 / 6.0 + series_at * (1.0 / 24.0 - series_at / 120.0))
+    ) * ops.square(series_at)
+    large_at = ops.where(small, 0.0, gap)
+    terms = ops.where(small, series, ops.expm1(-large_at) + large_at)
+    close = ops.sum(probs * terms, axis=-1)
+    far = kl_divergence(
+        ops.log_softmax(logits, axis=-1), ops.log_softmax(other_logits, axis=-1)
+    )
+    is_near = ops.max(ops.abs(difference), axis=-1) < 10.0
+    return ops.where(is_near, close, far)

@@ -1,0 +1,139 @@
+"""Configuration of a part, from the arguments that made it."""
+
+import inspect
+from typing import Any
+from typing import TypeVar
+
+import keras
+
+_Self = TypeVar("_Self", bound="Configured")
+
+
+class Configured:
+    """Configuration, equality and representation from `__init__`'s arguments.
+
+    A subclass keeps each argument in the attribute of the same name, and
+    writes none of these methods.
+    """
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments, as Keras writes them down."""
+        return {
+            name: keras.saving.serialize_keras_object(getattr(self, name))
+            for name in argument_names(type(self))
+        }
+
+    @classmethod
+    def from_config(cls: type[_Self], config: dict[str, Any]) -> _Self:
+        """Return the part that `get_config` described."""
+        return cls(
+            **{
+                name: keras.saving.deserialize_keras_object(value)
+                for name, value in config.items()
+            }
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and (
+            other.get_config() == self.get_config()
+        )
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(
+            f"{name}={getattr(self, name)!r}"
+            for name in argument_names(type(self))
+        )
+        return f"{type(self).__name__}({arguments})"
+
+
+class StatefulPart(Configured, keras.layers.Layer):
+    """A part with weights, which Keras tracks, saves and restores.
+
+    It is called with a batch and not with a tensor, so that a subclass
+    overrides `__call__`. It makes its weights in `prepare`, if they depend on
+    the peers. Two of them are equal if they are the same, since each has
+    weights of its own.
+
+    Args:
+        dtype: Of the weights, as for `keras.layers.Layer`.
+    """
+
+    def __init__(self, dtype: Any = None) -> None:
+        super().__init__(dtype=dtype)
+        # Nothing of Keras's own building: `prepare` does it.
+        self.built = True
+
+    def prepare(self, peers: Any, num_classes: int) -> None:
+        """Make the weights, once, when the model is built.
+
+        Args:
+            peers: The model's peers, built. Not to be kept as an attribute,
+                or their weights are saved as this part's.
+            num_classes: Number of classes.
+        """
+
+    def add_state(
+        self, name: str, shape: Any, dtype: Any, initializer: Any = "zeros"
+    ) -> Any:
+        """Return a new weight that no gradient changes."""
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            dtype=dtype,
+            initializer=initializer,
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+        )
+
+    __eq__ = keras.layers.Layer.__eq__
+    __hash__ = keras.layers.Layer.__hash__
+
+
+def argument_names(kind: type) -> list[str]:
+    """Return the names of the arguments that make an object of a class."""
+    parameters = list(inspect.signature(kind.__init__).parameters.values())  # type: ignore[misc]
+    return [
+        parameter.name
+        for parameter in parameters[1:]
+        if parameter.kind
+        not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+
+
+def part_of(
+    argument: str, value: Any, known: dict[str, Any], allow_none: bool = True
+) -> Any:
+    """Return a part from what a user may give for it.
+
+    Args:
+        argument: The argument's name, for the message.
+        value: A name among the `known`, a callable, or `None`.
+        known: From names to classes (or functions) that make the part.
+        allow_none: Whether `None` is an answer.
+
+    Raises:
+        ValueError: if a name is not among the known ones.
+        TypeError: if `value` is none of these.
+    """
+    if value is None and allow_none:
+        return None
+    if isinstance(value, str):
+        if value in known:
+            return known[value]()
+        names = ", ".join(repr(name) for name in known)
+        raise ValueError(
+            f"`{argument}` must be one of {names}, or a callable. "
+            f"Received: {argument}={value!r}."
+        )
+    if callable(value) and not isinstance(value, type):
+        return value
+    received = "a class, not an object of it" if callable(value) else "that"
+    raise TypeError(
+        f"`{argument}` must be a callable of the batch"
+        f"{', a name or None' if allow_none else ' or a name'}. "
+        f"Received: {argument}={value!r}, {received}."
+    )

@@ -1,0 +1,239 @@
+"""Divergences: how a learner is compared with the knowledge it gets.
+
+A divergence is a callable of a `keras_smkd.batch.Batch` that gives
+`(batch, learners)`: for learner `i`, `sum_k r_ik * s_k * D(q_k, p_i)` over
+the sources `k`, with the routes `r` and the selection `s` of the batch. Its
+attribute `factor`, 1 if there is none, multiplies the sum over the learners.
+The temperature belongs to the comparison.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_smkd import _checks
+from keras_smkd import functional
+from keras_smkd._config import Configured
+from keras_smkd._config import part_of
+from keras_smkd.batch import Batch
+from keras_smkd.batch import to_others
+
+# Above it, the fast form of the Kullback-Leibler divergence loses digits.
+_HIGH_TEMPERATURE = 10.0
+
+
+@keras.saving.register_keras_serializable(package="keras_smkd")
+class KullbackLeibler(Configured):
+    """`D(q, p) = KL(q^T || p^T)`, times `T^2` over all.
+
+    `q^T` and `p^T` are the distributions at temperature `T`. The factor `T^2`
+    keeps the gradient's size when the temperature changes, as Hinton et al.
+    have it; FitNets and others leave it out.
+
+    Args:
+        temperature: `T > 0`.
+        scaled: Whether to multiply by `T^2`.
+
+    Example:
+
+    >>> batch = Batch(
+    ...     log_probs=ops.log([[[0.25, 0.75]]]),
+    ...     knowledge=ops.log([[[0.5, 0.5]]]),
+    ...     routes=np.ones((1, 1)),
+    ... )
+    >>> KullbackLeibler()(batch)
+    [[0.143841]]
+
+    Reference:
+        Hinton et al., 2015, "Distilling the Knowledge in a Neural Network",
+        section 2. https://arxiv.org/abs/1503.02531
+    """
+
+    def __init__(self, temperature: float = 1.0, scaled: bool = True) -> None:
+        self.temperature = _checks.number("temperature", temperature, above=0.0)
+        self.scaled = _checks.boolean("scaled", scaled)
+
+    @property
+    def factor(self) -> float:
+        """`T^2`, or 1 if not scaled."""
+        return self.temperature**2 if self.scaled else 1.0
+
+    def __call__(self, batch: Batch) -> Any:
+        """Return `(batch, learners)`, in nats."""
+        routes = batch.needed("routes", self)
+        if self.temperature > _HIGH_TEMPERATURE:
+            logits = _logits(batch, self)
+            knowledge = _knowledge_logits(batch, self)
+            return pairwise(
+                batch,
+                lambda i, k: functional.kl_of_close_logits(
+                    knowledge[:, k], logits[:, i], self.temperature
+                ),
+            )
+        log_probs, knowledge = self._log_probabilities(batch)
+        num_learners, num_sources = routes.shape
+        if num_learners == num_sources > 1 and np.array_equal(
+            routes, to_others(num_learners)
+        ):
+            selected = batch.selected
+            if selected is None:
+                selected = ops.ones_like(log_probs[..., 0])
+            return functional.mutual_distillation(
+                log_probs, selected, knowledge
+            )
+        return functional.routed_divergence(
+            log_probs, knowledge, routes, batch.selected
+        )
+
+    def _log_probabilities(self, batch: Batch) -> tuple[Any, Any]:
+        if self.temperature == 1.0:
+            return (
+                batch.needed("log_probs", self),
+                batch.needed("knowledge", self),
+            )
+        log_probs = functional.log_probabilities(
+            _logits(batch, self), temperature=self.temperature
+        )
+        if batch.is_own_knowledge:
+            return log_probs, log_probs
+        return log_probs, functional.log_probabilities(
+            _knowledge_logits(batch, self), temperature=self.temperature
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_smkd")
+class SquaredError(Configured):
+    """`D(q, p) = 1/classes * sum_c (q_c - p_c)^2`, of probabilities.
+
+    The consistency cost of Mean Teacher and of Temporal Ensembling.
+
+    Example:
+
+    >>> batch = Batch(
+    ...     log_probs=ops.log([[[0.25, 0.75]]]),
+    ...     knowledge=ops.log([[[0.5, 0.5]]]),
+    ...     routes=np.ones((1, 1)),
+    ... )
+    >>> SquaredError()(batch)
+    [[0.0625]]
+
+    Reference:
+        Tarvainen and Valpola, 2017, "Mean teachers are better role models",
+        section 2. https://arxiv.org/abs/1703.01780
+    """
+
+    factor = 1.0
+
+    def __call__(self, batch: Batch) -> Any:
+        """Return `(batch, learners)`."""
+        probs = ops.exp(batch.needed("log_probs", self))
+        knowledge = ops.exp(batch.needed("knowledge", self))
+        return pairwise(
+            batch,
+            lambda i, k: ops.mean(
+                ops.square(knowledge[:, k] - probs[:, i]), axis=-1
+            ),
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_smkd")
+class LogitSquaredError(Configured):
+    """`D(q, p) = 1/2 * sum_c (z_c(q) - z_c(p))^2`, of logits.
+
+    The regression of a teacher's logits. Of knowledge that is averaged, or of
+    peers that put out probabilities, the logits are log-probabilities.
+
+    Example:
+
+    >>> batch = Batch(
+    ...     logits=ops.convert_to_tensor([[[1.0, 3.0]]]),
+    ...     knowledge_logits=ops.convert_to_tensor([[[0.0, 1.0]]]),
+    ...     routes=np.ones((1, 1)),
+    ... )
+    >>> LogitSquaredError()(batch)
+    [[2.5]]
+
+    Reference:
+        Ba and Caruana, 2014, "Do Deep Nets Really Need to be Deep?", eq. 1.
+        https://arxiv.org/abs/1312.6184
+    """
+
+    factor = 1.0
+
+    def __call__(self, batch: Batch) -> Any:
+        """Return `(batch, learners)`."""
+        logits = _logits(batch, self)
+        knowledge = _knowledge_logits(batch, self)
+        return pairwise(
+            batch,
+            lambda i, k: 0.5
+            * ops.sum(ops.square(knowledge[:, k] - logits[:, i]), axis=-1),
+        )
+
+
+def pairwise(batch: Batch, distance: Callable[[int, int], Any]) -> Any:
+    """Return the sums of a distance over each learner's routes.
+
+    `D_i = sum_k r_ik * s_k * distance(i, k)`
+
+    Args:
+        batch: With `routes`, `selected` and `log_probs` (or `logits`).
+        distance: From the places of a learner and a source to `(batch,)`.
+
+    Returns:
+        `(batch, learners)`.
+    """
+    selected = batch.selected
+    columns = []
+    for i, row in enumerate(batch.routes):
+        total = None
+        for k in np.flatnonzero(row):
+            value = distance(i, int(k))
+            if selected is not None:
+                passed = ops.cast(selected[:, int(k)], value.dtype) > 0
+                value = ops.where(passed, value, 0.0)
+            if row[k] != 1:
+                value = float(row[k]) * value
+            total = value if total is None else total + value
+        if total is None:
+            learner = batch.logits if batch.log_probs is None else (
+                batch.log_probs
+            )
+            total = ops.zeros_like(learner[:, i, 0])
+        columns.append(total)
+    return ops.stack(columns, axis=1)
+
+
+def _logits(batch: Batch, part: Any) -> Any:
+    # Log-probabilities are logits, too.
+    found = batch.logits
+    return batch.needed("log_probs", part) if found is None else found
+
+
+def _knowledge_logits(batch: Batch, part: Any) -> Any:
+    found = batch.knowledge_logits
+    return batch.needed("knowledge", part) if found is None else found
+
+
+KNOWN = {
+    "kullback_leibler": KullbackLeibler,
+    "squared_error": SquaredError,
+    "logit_squared_error": LogitSquaredError,
+}
+
+
+def get(divergence: Any) -> Any:
+    """Return a divergence from its name or from itself.
+
+    Args:
+        divergence: `"kullback_leibler"`, `"squared_error"`,
+            `"logit_squared_error"`, or a callable of the batch.
+
+    Raises:
+        ValueError: if a name is not known.
+        TypeError: if it is neither.
+    """
+    return part_of("divergence", divergence, KNOWN, allow_none=False)
