@@ -5,13 +5,19 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from keras_smkd import callbacks
+from keras_smkd import divergences
+from keras_smkd import features
 from keras_smkd import functional
+from keras_smkd import gates
+from keras_smkd import knowledge
 from keras_smkd import losses
 from keras_smkd import metrics
 from keras_smkd import schedules
 from keras_smkd import selection
 from keras_smkd import targets
+from keras_smkd.batch import Batch
 from keras_smkd.export import export
+from keras_smkd.model import PeerLearning
 from keras_smkd.model import SelectiveMutualDistillation
 
 if TYPE_CHECKING:
@@ -22,12 +28,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batch",
+    "PeerLearning",
     "SelectiveMutualDistillation",
     "callbacks",
     "data",
+    "divergences",
     "estimators",
     "export",
+    "features",
     "functional",
+    "gates",
+    "knowledge",
     "losses",
     "metrics",
     "noise",

@@ -63,6 +63,16 @@ def _range(low: float, high: float, strict: bool) -> str:
     return "a finite number"
 
 
+def fraction(name: str, value: Any) -> float:
+    """Return `value` as a float, or raise if it is not in [0, 1)."""
+    result = number(name, value)
+    if not 0.0 <= result < 1.0:
+        raise ValueError(
+            f"`{name}` must be in [0, 1). Received: {name}={value!r}."
+        )
+    return result
+
+
 def number_or_schedule(name: str, value: Any, *, minimum: float) -> Any:
     """Return a number as a float, or a schedule whose values are in range.
 

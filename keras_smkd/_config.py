@@ -16,6 +16,12 @@ class Configured:
     writes none of these methods.
     """
 
+    # What a part may say of itself, all of it false unless it says so: whether
+    # it follows the progress of training, and whether it needs the examples'
+    # places in the data set.
+    needs_progress: Any = False
+    needs_index: Any = False
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, as Keras writes them down."""
         return {

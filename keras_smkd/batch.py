@@ -47,7 +47,8 @@ class Batch:
         labelled: `(batch,)`, 0 where an example has no label; `None` where
             all have one.
         index: `(batch,)` int32, each example's place in the data set.
-        logits: `(batch, learners, classes)`, with gradient.
+        logits: `(batch, learners, classes)`, with gradient; of learners that
+            put out probabilities, their logarithms.
         log_probs: `(batch, learners, classes)`, at temperature 1, with
             gradient.
         features: From the name of a layer to what it puts out, one tensor for
@@ -60,6 +61,7 @@ class Batch:
         knowledge_logits: `(batch, sources, classes)`, no gradient.
         is_own_knowledge: Whether the knowledge is what the learners predict
             here, one source for each, so that it need not be computed again.
+        from_logits: Whether the peers put out logits, or probabilities.
         samples: `(passes, batch, sources, classes)`, log-probabilities of
             several passes, no gradient, from a source that makes them.
         knowledge_features: Inner layers' outputs that a source gives, no
@@ -78,23 +80,24 @@ class Batch:
     """
 
     x: Any = None
-    labels: _WhenAsked = _WhenAsked()  # noqa: RUF009
+    labels: _WhenAsked = _WhenAsked()
     labelled: Any = None
     index: Any = None
     logits: Any = None
-    log_probs: _WhenAsked = _WhenAsked()  # noqa: RUF009
+    log_probs: _WhenAsked = _WhenAsked()
     features: Any = None
     progress: Any = None
     training: bool = False
     threshold: Any = None
-    knowledge: _WhenAsked = _WhenAsked()  # noqa: RUF009
+    knowledge: _WhenAsked = _WhenAsked()
     knowledge_logits: Any = None
     is_own_knowledge: bool = False
+    from_logits: bool = True
     samples: Any = None
     knowledge_features: Any = ()
     routes: Any = None
     selected: Any = None
-    losses: _WhenAsked = _WhenAsked()  # noqa: RUF009
+    losses: _WhenAsked = _WhenAsked()
 
     def __post_init__(self) -> None:
         if self.log_probs is None and self.logits is not None:
@@ -112,6 +115,12 @@ class Batch:
         for name, value in fields.items():
             object.__setattr__(result, name, value)
         return result
+
+    @property
+    def num_learners(self) -> int:
+        """How many learners predict, 1 if nothing is known of them."""
+        predictions = self.logits if self.logits is not None else self.log_probs
+        return 1 if predictions is None else predictions.shape[1]
 
     def needed(self, field: str, part: Any) -> Any:
         """Return a field, or raise if a part asks for what is not there.
@@ -214,6 +223,14 @@ def to_others(num_peers: int) -> Routes:
     return (1.0 - np.eye(num_peers)) / (num_peers - 1)
 
 
+def is_to_others(routes: Routes) -> bool:
+    """Return whether routes are those of `to_others`."""
+    num_learners, num_sources = routes.shape
+    return num_learners == num_sources > 1 and np.array_equal(
+        routes, to_others(num_learners)
+    )
+
+
 def to_itself(num_peers: int) -> Routes:
     """Return the routes from each source to the learner of its place.
 
@@ -239,9 +256,30 @@ def to_all(num_learners: int, num_sources: int) -> Routes:
     return np.full((num_learners, num_sources), 1.0 / num_sources)
 
 
-def checked_routes(
-    routes: Any, num_learners: int, num_sources: int
-) -> Routes:
+def routes_by_name(routes: Any, num_learners: int, num_sources: int) -> Routes:
+    """Return the routes of a source that has one part for each peer.
+
+    Args:
+        routes: `"others"` (from each peer's part to the other peers),
+            `"itself"` (to the peer itself), `"all"`, or an array
+            `(learners, sources)`.
+        num_learners: Number of learners. Those after the peers, such as a
+            head, learn nothing from the first two.
+        num_sources: Number of peers.
+
+    Raises:
+        ValueError: if a name is not known.
+    """
+    if not isinstance(routes, str):
+        return checked_routes(routes, num_learners, num_sources)
+    if _checks.one_of("routes", routes, ("others", "itself", "all")) == "all":
+        return to_all(num_learners, num_sources)
+    known = to_others if routes == "others" else to_itself
+    rest = np.zeros((num_learners - num_sources, num_sources))
+    return np.concatenate([known(num_sources), rest])
+
+
+def checked_routes(routes: Any, num_learners: int, num_sources: int) -> Routes:
     """Return routes as a float64 array, or raise if they are none.
 
     Args:

@@ -19,7 +19,7 @@ from keras_smkd import functional
 from keras_smkd._config import Configured
 from keras_smkd._config import part_of
 from keras_smkd.batch import Batch
-from keras_smkd.batch import to_others
+from keras_smkd.batch import is_to_others
 
 # Above it, the fast form of the Kullback-Leibler divergence loses digits.
 _HIGH_TEMPERATURE = 10.0
@@ -74,10 +74,7 @@ class KullbackLeibler(Configured):
                 ),
             )
         log_probs, knowledge = self._log_probabilities(batch)
-        num_learners, num_sources = routes.shape
-        if num_learners == num_sources > 1 and np.array_equal(
-            routes, to_others(num_learners)
-        ):
+        if is_to_others(routes):
             selected = batch.selected
             if selected is None:
                 selected = ops.ones_like(log_probs[..., 0])
@@ -169,8 +166,10 @@ class LogitSquaredError(Configured):
         knowledge = _knowledge_logits(batch, self)
         return pairwise(
             batch,
-            lambda i, k: 0.5
-            * ops.sum(ops.square(knowledge[:, k] - logits[:, i]), axis=-1),
+            lambda i, k: (
+                0.5
+                * ops.sum(ops.square(knowledge[:, k] - logits[:, i]), axis=-1)
+            ),
         )
 
 
@@ -199,8 +198,8 @@ def pairwise(batch: Batch, distance: Callable[[int, int], Any]) -> Any:
                 value = float(row[k]) * value
             total = value if total is None else total + value
         if total is None:
-            learner = batch.logits if batch.log_probs is None else (
-                batch.log_probs
+            learner = (
+                batch.logits if batch.log_probs is None else (batch.log_probs)
             )
             total = ops.zeros_like(learner[:, i, 0])
         columns.append(total)

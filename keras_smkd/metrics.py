@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_smkd import _checks
 from keras_smkd import functional
+from keras_smkd.batch import Batch
 from keras_smkd.selection import ConfidentKnowledge
 
 
@@ -20,8 +21,8 @@ class SelectionRate(keras.metrics.Mean):
     """Share of predictions that a selection passes on as knowledge.
 
     Args:
-        selection: `(log_probs, threshold) -> selected`, by default
-            `keras_smkd.selection.ConfidentKnowledge()`.
+        selection: Part of `keras_smkd.selection`, by default
+            `ConfidentKnowledge()`.
         threshold: Number >= 0; by default the selection's own.
         name, dtype: As for `keras.metrics.Metric`.
 
@@ -49,15 +50,23 @@ class SelectionRate(keras.metrics.Mean):
     def update_state(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
     ) -> None:
-        """Count the selected among `y_pred`, `(..., classes)` probabilities.
+        """Count the selected among `y_pred`, probabilities.
+
+        They are `(batch, classes)` or `(batch, peers, classes)`.
 
         `y_true` is not looked at. `sample_weight` has the shape of `y_pred`
         without the classes, or is `None`.
         """
         log_probs = functional.log_probabilities(y_pred, from_logits=False)
-        super().update_state(
-            self.selection(log_probs, self.threshold), sample_weight
+        has_sources = len(log_probs.shape) == 3
+        if not has_sources:
+            log_probs = ops.expand_dims(log_probs, axis=1)
+        selected = self.selection(
+            Batch(knowledge=log_probs, threshold=self.threshold)
         )
+        if not has_sources:
+            selected = selected[:, 0]
+        super().update_state(selected, sample_weight)
 
     def get_config(self) -> dict[str, Any]:
         return {

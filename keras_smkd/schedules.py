@@ -5,7 +5,6 @@ that is done, in [0, 1]. Given as a Python number it returns a Python float;
 given as a tensor it returns a tensor, and can be compiled into the step.
 """
 
-import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -15,27 +14,13 @@ import keras
 from keras import ops
 
 from keras_smkd import _checks
+from keras_smkd._config import Configured
 
 
-class _Schedule:
-    """Configuration, equality and representation from the attributes."""
+class _Schedule(Configured):
+    """Base of the schedules, which all follow the progress."""
 
-    def get_config(self) -> dict[str, Any]:
-        return copy.deepcopy(vars(self))
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "_Schedule":
-        return cls(**config)
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and vars(other) == vars(self)
-
-    def __hash__(self) -> int:
-        return hash(repr(self))
-
-    def __repr__(self) -> str:
-        arguments = ", ".join(f"{k}={v!r}" for k, v in vars(self).items())
-        return f"{type(self).__name__}({arguments})"
+    needs_progress = True
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
@@ -50,6 +35,8 @@ class Constant(_Schedule):
     >>> Constant(0.5)(0.9)
     0.5
     """
+
+    needs_progress = False
 
     def __init__(self, value: float) -> None:
         self.value = _checks.number("value", value)

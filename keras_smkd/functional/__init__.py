@@ -12,6 +12,7 @@ from keras_smkd.functional.distances import routed_divergence
 from keras_smkd.functional.distances import soft_cross_entropy
 from keras_smkd.functional.probabilities import at_least_float32
 from keras_smkd.functional.probabilities import log_probabilities
+from keras_smkd.functional.probabilities import logits
 from keras_smkd.functional.uncertainties import MEASURES
 from keras_smkd.functional.uncertainties import entropy
 from keras_smkd.functional.uncertainties import measure_of
@@ -24,6 +25,7 @@ __all__ = [
     "kl_divergence",
     "kl_of_close_logits",
     "log_probabilities",
+    "logits",
     "measure_of",
     "mixed",
     "mutual_distillation",

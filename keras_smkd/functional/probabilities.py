@@ -37,14 +37,31 @@ def log_probabilities(
     [[-0.6931472, -0.6931472]]
     """
     _checks.number("temperature", temperature, above=0.0)
-    outputs = at_least_float32(outputs)
-    if not from_logits:
-        # A Python number would make float64 into float32 on torch.
-        smallest = ops.full_like(outputs, keras.config.epsilon())
-        outputs = ops.log(ops.maximum(outputs, smallest))
+    outputs = logits(outputs, from_logits)
     if temperature != 1.0:
         outputs = outputs / temperature
     return ops.log_softmax(outputs, axis=-1)
+
+
+def logits(outputs: Any, from_logits: bool = True) -> Any:
+    """Return a classifier's outputs as logits.
+
+    Args:
+        outputs: `(..., classes)`, logits or probabilities. Half precision is
+            raised to float32.
+        from_logits: Whether `outputs` are logits. Probabilities below
+            `keras.config.epsilon()` are raised to it, and their logarithms
+            returned.
+
+    Returns:
+        `(..., classes)`, float32 or float64.
+    """
+    outputs = at_least_float32(outputs)
+    if from_logits:
+        return outputs
+    # A Python number would make float64 into float32 on torch.
+    smallest = ops.full_like(outputs, keras.config.epsilon())
+    return ops.log(ops.maximum(outputs, smallest))
 
 
 def at_least_float32(values: Any) -> Any:

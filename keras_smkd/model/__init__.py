@@ -1,5 +1,6 @@
-"""The model that holds the peers and trains them together."""
+"""The models that hold the peers and train them together."""
 
 from keras_smkd.model.distillation import SelectiveMutualDistillation
+from keras_smkd.model.learning import PeerLearning
 
-__all__ = ["SelectiveMutualDistillation"]
+__all__ = ["PeerLearning", "SelectiveMutualDistillation"]

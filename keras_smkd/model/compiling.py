@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import ops
-
-from keras_smkd import _checks
 
 # These take integer labels; every other loss of Keras takes distributions.
 _INTEGER_LABEL_LOSSES = (
@@ -162,17 +159,6 @@ def _is_keras(loss: Any) -> bool:
     return getattr(kind, "__module__", "").startswith("keras.")
 
 
-def check_steps_per_execution(steps: Any) -> None:
-    """Raise unless the backend can run so many steps in one call."""
-    _checks.integer("steps_per_execution", steps, minimum=1)
-    if steps > 1 and keras.backend.backend() == "torch":
-        raise ValueError(
-            "`steps_per_execution` must be 1 on the torch backend. Received: "
-            f"steps_per_execution={steps}. Use TensorFlow or JAX to run "
-            "several steps in one call."
-        )
-
-
 def optimizer_for_peers(optimizer: Any, peers: Sequence[keras.Model]) -> Any:
     """Return one Keras optimizer from one, or from a list of one per peer.
 
@@ -242,24 +228,3 @@ def portable(config: Any) -> Any:
     if str(config.get("module")).startswith("keras.src.backend.torch."):
         config["module"] = "keras.optimizers"
     return config
-
-
-def steps_taken(optimizer: Any) -> Any:
-    """Return how many updates the optimizer has made, as a tensor.
-
-    Accumulated batches count once, and an update that loss scaling skipped
-    does not count.
-    """
-    optimizer = innermost(optimizer)
-    return ops.convert_to_tensor(optimizer.iterations)
-
-
-def innermost(optimizer: Any) -> Any:
-    """Return the optimizer inside the loss scaling and routing wrappers."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer = optimizer.inner_optimizer
-    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
-        # Its own counter counts accumulated batches one by one. Before it is
-        # built it has no inner optimizers, and no steps either.
-        optimizer = (optimizer.optimizers or [optimizer])[0]
-    return optimizer

@@ -3,14 +3,17 @@
 import math
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
-KEYS = ("label", "index")
+from keras_smkd import _checks
+
+KEYS = ("label", "index", "labelled")
 
 
 def label_of(y: Any) -> Any:
-    """Return the labels in `y`, which may be `{"label": ..., "index": ...}`.
+    """Return the labels in `y`, which may be a dictionary with the key "label".
 
     Raises:
         ValueError: if `y` is a dictionary with other keys.
@@ -19,7 +22,8 @@ def label_of(y: Any) -> Any:
         return y
     if "label" not in y or not set(y) <= set(KEYS):
         raise ValueError(
-            "`y` must have the keys 'label' and, optionally, 'index'. "
+            "`y` must have the keys 'label' and, optionally, 'index' and "
+            "'labelled'. "
             f"Received: keys {sorted(map(str, y))}."
         )
     return y["label"]
@@ -28,10 +32,14 @@ def label_of(y: Any) -> Any:
 def labels_of_batch(y: Any, num_classes: int) -> Any:
     """Return the labels of a batch as `(batch,)` or `(batch, classes)`.
 
+    `None` where there are none.
+
     Raises:
         ValueError: if their shape is neither, nor `(batch, 1)`.
     """
     labels = label_of(y)
+    if labels is None:
+        return None
     shape = tuple(getattr(labels, "shape", ()))
     if len(shape) == 2 and shape[1] == 1:
         return ops.squeeze(labels, axis=1)
@@ -47,6 +55,8 @@ def nan_outside_classes(values: Any, labels: Any, num_classes: int) -> Any:
     """
     if len(labels.shape) != 1:
         return values
+    # Not in their own type, in which the number of classes may not fit.
+    labels = ops.cast(labels, "float32")
     inside = ops.logical_and(labels >= 0, labels < num_classes)
     return ops.where(inside, values, math.nan)
 
@@ -62,11 +72,12 @@ def check_label_values(y: Any, num_classes: int | None) -> None:
             [0, classes), or the rows of soft labels are not distributions.
     """
     labels = label_of(y)
-    if labels is None or num_classes is None:
-        return
-    if not isinstance(labels, (list, np.ndarray)) and not ops.is_tensor(labels):
+    if num_classes is None or not is_in_memory(labels):
         return
     values = np.asarray(ops.convert_to_numpy(labels))
+    labelled = y.get("labelled") if isinstance(y, dict) else None
+    if labelled is not None:
+        values = values[np.asarray(ops.convert_to_numpy(labelled)).ravel() > 0]
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     _check_shape(values.shape, num_classes)
@@ -89,35 +100,180 @@ def check_label_values(y: Any, num_classes: int | None) -> None:
         )
 
 
-def with_class_weight(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return arguments for Keras in which labels in a dictionary are weighed.
-
-    Keras turns class weights into sample weights itself, but not for labels
-    inside a dictionary.
-
-    Args:
-        arguments: Of `fit` or `train_on_batch`, by name.
+def labelled_of_batch(y: Any) -> Any:
+    """Return which examples have a label, `(batch,)`, `None` for all.
 
     Raises:
-        ValueError: if class and sample weights are both given.
+        ValueError: if the shape is another.
     """
-    y, class_weight = arguments.get("y"), arguments.get("class_weight")
-    if not isinstance(y, dict) or class_weight is None:
-        return arguments
-    if arguments.get("sample_weight") is not None:
+    labelled = y.get("labelled") if isinstance(y, dict) else None
+    if labelled is None:
+        return None
+    labelled = ops.convert_to_tensor(labelled)
+    if len(labelled.shape) == 2 and labelled.shape[1] == 1:
+        labelled = ops.squeeze(labelled, axis=1)
+    if len(labelled.shape) != 1:
+        raise ValueError(
+            "`y['labelled']` must have shape (batch,): 1 where an example has "
+            "a label, 0 where it has none. "
+            f"Received: shape {tuple(labelled.shape)}."
+        )
+    return ops.cast(labelled, "float32")
+
+
+def index_of_batch(y: Any) -> Any:
+    """Return the examples' places in the data set, `(batch,)` int32.
+
+    `None` where `y` does not say them.
+
+    Raises:
+        TypeError: if they are not integers.
+        ValueError: if they have another shape.
+    """
+    index = y.get("index") if isinstance(y, dict) else None
+    if index is None:
+        return None
+    index = ops.convert_to_tensor(index)
+    dtype = keras.backend.standardize_dtype(index.dtype)
+    if not dtype.startswith(("int", "uint")):
+        raise TypeError(
+            "`y['index']` must hold integers. "
+            f"Received: index of dtype {dtype}."
+        )
+    if len(index.shape) == 2 and index.shape[1] == 1:
+        index = ops.squeeze(index, axis=1)
+    if len(index.shape) != 1:
+        raise ValueError(
+            "`y['index']` must have shape (batch,). "
+            f"Received: index of shape {tuple(index.shape)}."
+        )
+    # Bytes would be taken for a mask on torch.
+    return ops.cast(index, "int32")
+
+
+def is_in_memory(labels: Any) -> bool:
+    """Return whether labels are an array, and not a stream or nothing."""
+    return isinstance(labels, list) or hasattr(labels, "__array__")
+
+
+def with_index(y: Any) -> Any:
+    """Return labels in memory with each example's place, if it is not there.
+
+    Other labels are returned as they are: a stream must bring its own.
+    """
+    labels = label_of(y)
+    if not is_in_memory(labels):
+        return y
+    if isinstance(y, dict) and "index" in y:
+        return y
+    own = y if isinstance(y, dict) else {"label": y}
+    return {**own, "index": np.arange(len(labels), dtype="int32")}
+
+
+def check_index_values(y: Any, num_examples: int) -> None:
+    """Raise if labels in memory have an index that does not fit the data set.
+
+    What is not an array in memory (a data set, a generator) passes: its
+    places are looked at batch by batch, by the part that remembers.
+
+    Raises:
+        TypeError: if the index does not hold integers.
+        ValueError: if it has another length than the labels, or a place
+            outside [0, num_examples).
+    """
+    label = label_of(y)
+    if not is_in_memory(label) or not isinstance(y, dict):
+        return
+    index = np.asarray(ops.convert_to_numpy(index_of_batch(y)))
+    if len(index) != len(label):
+        raise ValueError(
+            "`y['index']` must be as long as `y['label']`. "
+            f"Received: {len(index)} places for {len(label)} labels."
+        )
+    if index.size and (index.min() < 0 or index.max() >= num_examples):
+        raise ValueError(
+            f"`y['index']` must be in [0, {num_examples}), the examples that "
+            "are remembered. "
+            f"Received: places from {index.min()} to {index.max()}."
+        )
+
+
+def checked_class_weight(
+    class_weight: Any, sample_weight: Any, num_classes: int | None
+) -> dict[int, float] | None:
+    """Return class weights as plain numbers.
+
+    Args:
+        class_weight: From class ids to weights >= 0; a class that is not there
+            has weight 1. Or `None`.
+        sample_weight: As given beside them.
+        num_classes: Number of classes, `None` if it is not known yet.
+
+    Raises:
+        TypeError: if they are no dictionary of numbers.
+        ValueError: if class and sample weights are both given, a class is
+            none of the peers', or a weight is negative.
+    """
+    if class_weight is None:
+        return None
+    if sample_weight is not None:
         raise ValueError(
             "`class_weight` and `sample_weight` must not both be given. "
             f"Received: class_weight={class_weight} besides `sample_weight`."
         )
-    labels = np.asarray(ops.convert_to_numpy(label_of(y)))
-    if labels.ndim == 2:
-        labels = labels.argmax(axis=1) if labels.shape[1] > 1 else labels[:, 0]
-    weight = [class_weight.get(int(label), 1.0) for label in labels]
-    return {
-        **arguments,
-        "class_weight": None,
-        "sample_weight": np.array(weight, "float32"),
-    }
+    if not isinstance(class_weight, dict):
+        raise TypeError(
+            "`class_weight` must be a dictionary from class ids to weights. "
+            f"Received: class_weight={class_weight!r}."
+        )
+    result = {}
+    for key, value in class_weight.items():
+        is_id = isinstance(key, (int, np.integer)) and not isinstance(key, bool)
+        if not is_id or key < 0 or (num_classes and key >= num_classes):
+            raise ValueError(
+                "`class_weight` must have class ids in "
+                f"[0, {num_classes or 'classes'}) as keys. "
+                f"Received: key {key!r}."
+            )
+        result[int(key)] = _checks.number(
+            f"class_weight[{key}]", value, minimum=0.0
+        )
+    return result
+
+
+def weighed(data: Any, class_weight: dict[int, float], num_classes: int) -> Any:
+    """Return a batch of data with class weights as its sample weights.
+
+    Args:
+        data: `(x, y)`, as Keras gives it to a training step.
+        class_weight: From class ids to weights.
+        num_classes: Number of classes.
+
+    Returns:
+        `(x, y, sample_weight)`; an example without a label has weight 1.
+
+    Raises:
+        ValueError: if there are sample weights already.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    checked_class_weight(class_weight, sample_weight, num_classes)
+    labels = labels_of_batch(y, num_classes)
+    if labels is None:
+        raise ValueError(
+            "`class_weight` must be given with labels. Received: no labels."
+        )
+    if len(labels.shape) == 2:
+        labels = ops.argmax(labels, axis=-1)
+    # A label that is no class makes the loss NaN by itself.
+    labels = ops.clip(ops.cast(labels, "int32"), 0, num_classes - 1)
+    table = np.ones(num_classes, "float32")
+    for key, value in class_weight.items():
+        table[key] = value
+    weights = ops.take(ops.convert_to_tensor(table), labels)
+    labelled = labelled_of_batch(y)
+    if labelled is not None:
+        weights = ops.where(labelled > 0, weights, 1.0)
+    return x, y, weights
 
 
 def one_hot(labels: Any, num_classes: int, dtype: Any) -> Any:

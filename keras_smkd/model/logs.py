@@ -12,37 +12,24 @@ class ObjectiveParts(keras.metrics.Metric):
 
     One update in place of four: on torch, where each costs as much as the
     arithmetic of a small layer, that counts. Its `views` report them.
+
+    Args:
+        names: Of what is reported.
     """
 
-    NAMES = (
-        "supervised_loss",
-        "distillation_loss",
-        "selection_rate",
-        "threshold",
-    )
-
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         super().__init__(name="objective_parts")
+        self.names = list(names)
         self.totals = self.add_variable(
-            shape=(len(self.NAMES),), initializer="zeros", name="totals"
+            shape=(len(names),), initializer="zeros", name="totals"
         )
         self.count = self.add_variable(
             shape=(), initializer="zeros", name="count"
         )
-        self.views = [_PartView(self, i) for i in range(len(self.NAMES))]
+        self.views = [_PartView(self, i) for i in range(len(names))]
 
-    def update_state(
-        self, supervised: Any, distillation: Any, selected: Any, threshold: Any
-    ) -> None:
-        """Add a batch: `(batch,)` losses, `(batch, peers)` selection."""
-        batch_size, num_peers = ops.shape(selected)
-        batch_size = ops.cast(batch_size, self.dtype)
-        sums = [
-            ops.sum(supervised),
-            ops.sum(distillation),
-            ops.sum(selected) / num_peers,
-            threshold * batch_size,
-        ]
+    def update_state(self, sums: Sequence[Any], batch_size: Any) -> None:
+        """Add a batch: for each name the sum over its examples."""
         self.totals.assign_add(
             ops.stack([ops.cast(value, self.dtype) for value in sums])
         )
@@ -56,7 +43,7 @@ class _PartView(keras.metrics.Metric):
     """Reports one of the objective's parts; holds nothing itself."""
 
     def __init__(self, parts: ObjectiveParts, position: int) -> None:
-        super().__init__(name=parts.NAMES[position])
+        super().__init__(name=parts.names[position])
         # Not as an attribute: Keras would take its variables for this one's.
         self._read = lambda: (parts.totals[position], parts.count)
 
@@ -84,12 +71,25 @@ class Logs:
             or `None`.
         weighted_metrics: The same, for metrics weighted by `sample_weight`.
         output_names: Names of the outputs.
+        distillation: Whether there is knowledge.
+        selection: Whether it is selected from.
+        feature_loss: Whether there is a loss of inner layers.
     """
 
     def __init__(
-        self, metrics: Any, weighted_metrics: Any, output_names: Sequence[str]
+        self,
+        metrics: Any,
+        weighted_metrics: Any,
+        output_names: Sequence[str],
+        distillation: bool,
+        selection: bool,
+        feature_loss: bool,
     ):
-        self.parts = ObjectiveParts()
+        names = ["supervised_loss"]
+        names += ["distillation_loss"] if distillation else []
+        names += ["selection_rate", "threshold"] if selection else []
+        names += ["feature_loss"] if feature_loss else []
+        self.parts = ObjectiveParts(names)
         kinds = [
             (_metric_list("metrics", metrics), False),
             (_metric_list("weighted_metrics", weighted_metrics), True),
@@ -117,36 +117,56 @@ class Logs:
 
     def record_objective(
         self,
-        supervised: Any,
-        distillation: Any,
+        terms: dict[str, Any],
         selected: Any,
         threshold: Any,
         sample_weight: Any,
     ) -> None:
-        """Add a batch: `(batch,)` losses, `(batch, peers)` selection."""
-        if sample_weight is not None:
-            # The factors of the objective, so that the logged parts add up.
-            weight = ops.cast(
-                ops.reshape(sample_weight, (-1,)), supervised.dtype
-            )
-            supervised = supervised * weight
-            distillation = distillation * weight
-        self.parts.update_state(
-            ops.stop_gradient(supervised),
-            ops.stop_gradient(distillation),
-            selected,
-            threshold,
+        """Add a batch.
+
+        Args:
+            terms: From a log's name to `(batch,)` values.
+            selected: `(batch, sources)`, or `None`.
+            threshold: Scalar.
+            sample_weight: `(batch,)`, or `None`.
+        """
+        parts = self.parts
+        sums: dict[str, Any] = {}
+        for name, values in terms.items():
+            if sample_weight is not None:
+                # The factors of the objective, so that the parts add up.
+                values = values * ops.cast(
+                    ops.reshape(sample_weight, (-1,)), values.dtype
+                )
+            sums[name] = ops.sum(ops.stop_gradient(values))
+        batch_size = ops.cast(
+            ops.shape(terms["supervised_loss"])[0], parts.dtype
         )
+        if "selection_rate" in parts.names:
+            sums["selection_rate"] = ops.sum(selected) / selected.shape[1]
+            sums["threshold"] = threshold * batch_size
+        parts.update_state([sums[name] for name in parts.names], batch_size)
 
     def record_outputs(
-        self, labels: Any, outputs: Sequence[Any], sample_weight: Any
+        self,
+        labels: Any,
+        outputs: Sequence[Any],
+        sample_weight: Any,
+        labelled: Any = None,
     ) -> None:
-        """Add a batch: labels, and `(batch, classes)` of each output."""
+        """Add a batch: labels, and `(batch, classes)` of each output.
+
+        An example that has no label (`labelled` 0) has weight 0.
+        """
+        weights = (labelled, sample_weight)
+        if labelled is not None and sample_weight is not None:
+            sample_weight = ops.cast(sample_weight, labelled.dtype)
+            weights = (labelled, labelled * ops.reshape(sample_weight, (-1,)))
+        elif labelled is not None:
+            weights = (labelled, labelled)
         for group, output in zip(self.by_output, outputs, strict=True):
             for metric, weighted in group:
-                metric.update_state(
-                    labels, output, sample_weight if weighted else None
-                )
+                metric.update_state(labels, output, weights[int(weighted)])
 
 
 def _metric_list(argument: str, metrics: Any) -> list[Any]:

@@ -1,100 +1,140 @@
-"""The two terms of the objective, one value per example, and their mean."""
+"""The formula's terms, from a batch and the parts.
 
-import functools
+In the order in which they come: what is known and selected, what the label
+is corrected to, how much it counts.
+"""
+
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_smkd import functional
+from keras_smkd.batch import Batch
+from keras_smkd.batch import Knowledge
+from keras_smkd.batch import checked_routes
+from keras_smkd.batch import checked_shape
+from keras_smkd.batch import to_all
 from keras_smkd.model import labels as labels_module
 
 
+def with_knowledge(batch: Batch, knowledge: Any, selection: Any) -> Batch:
+    """Return a batch with what is known, its routes and what is selected.
+
+    Args:
+        batch: With the learners' predictions.
+        knowledge: Part of knowledge.
+        selection: Part of selection, or `None` for all of it.
+
+    Raises:
+        TypeError: if the knowledge is no `Knowledge`.
+        ValueError: if a part gives another shape than it must.
+    """
+    given = knowledge(batch)
+    if not isinstance(given, Knowledge):
+        raise TypeError(
+            "`knowledge` must give a `keras_smkd.batch.Knowledge`. "
+            f"Received: {type(given).__name__} from {knowledge!r}."
+        )
+    log_probs = given.log_probs
+    if log_probs is None:
+        log_probs = functional.log_probabilities(given.logits)
+    batch_size, num_learners, num_classes = batch.logits.shape
+    checked_shape(
+        knowledge, "knowledge", log_probs, (batch_size, None, num_classes)
+    )
+    num_sources = log_probs.shape[1]
+    routes = given.routes
+    if routes is None:
+        routes = to_all(num_learners, num_sources)
+    batch = batch.filled(
+        knowledge=ops.stop_gradient(log_probs),
+        knowledge_logits=ops.stop_gradient(
+            log_probs if given.logits is None else given.logits
+        ),
+        is_own_knowledge=given.logits is batch.logits,
+        samples=given.samples,
+        knowledge_features=given.features,
+        routes=checked_routes(routes, num_learners, num_sources),
+    )
+    selected = given.available
+    shape = log_probs.shape[:2]
+    if selected is not None:
+        checked_shape(knowledge, "knowledge.available", selected, shape)
+    if selection is not None:
+        chosen = checked_shape(selection, "selection", selection(batch), shape)
+        selected = (
+            chosen
+            if selected is None
+            else chosen * ops.cast(selected, chosen.dtype)
+        )
+    return batch.filled(selected=selected)
+
+
+def targets_of(batch: Batch, labels: Any, target: Any) -> list[Any]:
+    """Return what the loss of each learner is to compare with.
+
+    Args:
+        batch: With labels.
+        labels: `(batch,)` integers or `(batch, classes)`, as given.
+        target: Label correction, or `None`. In training only.
+    """
+    if target is None:
+        return [labels] * batch.num_learners
+    if not batch.training:
+        return [batch.labels] * batch.num_learners
+    corrected = checked_shape(
+        target, "target", target(batch), tuple(batch.logits.shape)
+    )
+    return [corrected[:, i] for i in range(batch.num_learners)]
+
+
 def supervised_values(
-    loss: Callable[[Any, Any], Any],
+    batch: Batch,
     labels: Any,
     outputs: Sequence[Any],
-    log_probs: Any,
-    correct: Callable[[int, Any, Any], Any] | None,
-    weights: Any = None,
+    loss: Callable[[Any, Any], Any],
+    target: Any,
+    gate: Any,
 ) -> Any:
-    """Return the peers' supervised losses, summed over the peers.
+    """Return the learners' supervised losses, summed over the learners.
 
     `sum_i g_i * l(target_i, outputs_i)`
 
     Args:
+        batch: With what is known, if anything is.
+        labels: `(batch,)` integers or `(batch, classes)`, as given.
+        outputs: Each learner's own outputs, `(batch, classes)`.
         loss: `(labels, outputs) -> (batch,)`.
-        labels: `(batch,)` integers or `(batch, classes)`.
-        outputs: Each peer's own outputs, `(batch, classes)`.
-        log_probs: `(batch, peers, classes)`, for the label correction.
-        correct: Label correction `(peer, labels, predictions) -> targets`,
-            or `None`.
-        weights: `(batch, peers)`, `g_i`, or `None` for ones.
+        target: Label correction, or `None`.
+        gate: How much each label counts, in training, or `None`.
 
     Returns:
-        `(batch,)`; NaN where an integer label is not one of the classes.
+        `(batch,)`; NaN where an integer label is not one of the classes, 0
+        where an example has no label.
     """
-    num_classes = log_probs.shape[-1]
-    if correct is not None:
-        given = labels_module.one_hot(labels, num_classes, log_probs.dtype)
-        probs = ops.exp(log_probs)
+    values = [
+        loss(own, learner)
+        for own, learner in zip(
+            targets_of(batch, labels, target), outputs, strict=True
+        )
+    ]
+    weights = None
+    if gate is not None and batch.training:
+        batch = batch.filled(
+            losses=lambda: ops.stop_gradient(ops.stack(values, axis=1))
+        )
+        weights = ops.stop_gradient(
+            checked_shape(gate, "gate", gate(batch), batch.logits.shape[:2])
+        )
     total = 0.0
-    for i, peer_outputs in enumerate(outputs):
-        targets = labels if correct is None else correct(i, given, probs[:, i])
-        values = loss(targets, peer_outputs)
+    for i, value in enumerate(values):
         if weights is not None:
-            values = values * ops.cast(weights[:, i], values.dtype)
-        total = total + values
-    return labels_module.nan_outside_classes(total, labels, num_classes)
-
-
-def distillation_values(
-    log_probs: Any, selected: Any, knowledge: Any, temperature: float
-) -> Any:
-    """Return the divergences from selected knowledge, summed over the peers.
-
-    `T^2 * sum_i 1/(N-1) * sum_{j != i} s_j * KL(q_j^T || p_i^T)`
-
-    Args:
-        log_probs: `(batch, peers, classes)`, at temperature `T`.
-        selected: `(batch, peers)`, 0 or 1.
-        knowledge: `(batch, peers, classes)`, `log q^T`, or `None` for
-            `log_probs`.
-        temperature: `T`.
-
-    Returns:
-        `(batch,)`.
-    """
-    divergences = functional.mutual_distillation(log_probs, selected, knowledge)
-    return temperature**2 * ops.sum(divergences, axis=1)
-
-
-class _BatchMean(keras.losses.Loss):
-    """Keras's own reduction, of values that are losses already.
-
-    It divides by the batch and, on TensorFlow, by the number of replicas.
-    """
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        return y_pred
-
-
-@functools.cache
-def _reducer(dtype: str) -> _BatchMean:
-    return _BatchMean(name="batch_mean", dtype=dtype)
-
-
-def batch_mean(values: Any, sample_weight: Any = None) -> Any:
-    """Return `sum(sample_weight * values) / batch`, as Keras's losses do.
-
-    Args:
-        values: `(batch,)`.
-        sample_weight: `(batch,)` or `(batch, 1)`, or `None` for ones.
-
-    Returns:
-        Scalar, dtype of `values`.
-    """
-    reducer = _reducer(keras.backend.standardize_dtype(values.dtype))
-    return reducer(values, values, sample_weight)
+            value = value * ops.cast(weights[:, i], value.dtype)
+        total = total + value
+    num_classes = batch.logits.shape[-1]
+    total = labels_module.nan_outside_classes(total, labels, num_classes)
+    if batch.labelled is not None:
+        total = ops.where(batch.labelled > 0, total, 0.0)
+    return total

@@ -6,12 +6,16 @@ from typing import Any
 import keras
 
 
-def check_peers(peers: Any) -> None:
-    """Raise unless `peers` are two or more different models that fit.
+def check_peers(peers: Any, minimum: int) -> None:
+    """Raise unless `peers` are different models that fit.
+
+    Args:
+        peers: List of models.
+        minimum: How many there must be.
 
     Raises:
         TypeError: if `peers` is not a list or a peer is not a `keras.Model`.
-        ValueError: if there are fewer than two, one appears twice, or the
+        ValueError: if there are too few, one appears twice, or the
             input shapes or numbers of classes that are known differ.
     """
     if not isinstance(peers, (list, tuple)):
@@ -25,9 +29,10 @@ def check_peers(peers: Any) -> None:
                 "`peers` must be a list of `keras.Model`s. "
                 f"Received: peers[{i}]={peer!r} of type {type(peer).__name__}."
             )
-    if len(peers) < 2:
+    if len(peers) < minimum:
+        count = {1: "one model", 2: "two models"}[minimum]
         raise ValueError(
-            "`peers` must hold two models or more. "
+            f"`peers` must hold {count} or more. "
             f"Received: {len(peers)} in the list."
         )
     if len({id(peer) for peer in peers}) != len(peers):

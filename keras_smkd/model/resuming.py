@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_smkd.model import compiling
-from keras_smkd.model.saving import Place
+from keras_smkd.model import backends
+from keras_smkd.model.files import Place
 
 
 class FitProgress(keras.callbacks.Callback):
@@ -29,6 +28,9 @@ class FitProgress(keras.callbacks.Callback):
         backup_dirs: Folders of the `BackupAndRestore` callbacks.
     """
 
+    # It touches the model between epochs only.
+    async_safe = True
+
     def __init__(
         self, initial_epoch: int, data: Any, backup_dirs: list[str]
     ) -> None:
@@ -40,21 +42,22 @@ class FitProgress(keras.callbacks.Callback):
         # follows from, once they are settled.
         self._lead: int | None = None
         self._torch_seed: int | None = None
+        # The steps before this `fit`, and the batches of its whole epochs and
+        # of the present one.
+        self._base: Any = None
+        self._done = 0
+        self._batches = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Start counting; the restored counter of a resumed run stays."""
+        """Begin where `initial_epoch` says."""
         model = self.model
         was_loaded, place = model.take_loaded(), model.place
-        if place is not None:
+        if place is not None and 0 < self.initial_epoch == place.epoch:
             if was_loaded:
-                _check_place(place, self.initial_epoch)
-            if 0 < self.initial_epoch == place.epoch:
-                self._go_on_from(place)
-        done = self._steps_in(self.initial_epoch)
+                _check_whole(place)
+            self._go_on_from(place)
         if self.initial_epoch == 0:
-            model.step_counter.assign(0)
-        elif done is not None and model.step == 0:
-            model.step_counter.assign(done)
+            model.clock.step.assign(0)
         for folder in self.backup_dirs:
             _remove_torn_metadata(folder)
 
@@ -70,7 +73,7 @@ class FitProgress(keras.callbacks.Callback):
             # Nor is what Keras keeps from an earlier `fit` to be begun with.
             model._initial_epoch = None
         elif model.place is not None:
-            _check_place(model.place, model.place.epoch)
+            _check_whole(model.place)
             self._go_on_from(model.place)
             model._initial_epoch = model.place.epoch
 
@@ -81,22 +84,39 @@ class FitProgress(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # Not earlier: a restored backup brings the total of its own run, and
         # a schedule comes when training begins.
-        total = self._steps_in((self.params or {}).get("epochs", 0))
         model = self.model
-        model.set_steps_of_fit(total)
+        total = self._steps_in((self.params or {}).get("epochs", 0))
+        model.clock.total_steps.assign(model.given_total_steps or total or 0)
+        # Counted from the epochs, since a step of another batch size, of best
+        # weights or of an iterator at its end is not a step of this training.
+        if self._base is None:
+            self._base = model.step
+        self._set_step(epoch)
         model.settle_step()
         if self._lead is None:
             known = self._data_epoch
             self._lead = 0 if known is None else known - epoch
         if self._torch_seed is None:
-            self._torch_seed = _new_torch_seed()
+            self._torch_seed = backends.new_torch_seed()
         self._stand_at(Place(epoch, is_inside=True))
-        _seed_torch(self._torch_seed, epoch)
+        backends.seed_torch(self._torch_seed, epoch)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._batches = batch + 1
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         # A callback that stopped the training did so inside the epoch.
         if not self.model.stop_training:
+            self._done += self._batches
+            self._set_step(epoch + 1)
             self._stand_at(Place(epoch + 1))
+
+    def _set_step(self, epoch: int) -> None:
+        steps = self._steps_in(epoch)
+        if steps is None:
+            # TensorFlow counts one more where an iterator ends unforeseen.
+            steps = self._base + self._updates(self._done)
+        self.model.clock.step.assign(steps)
 
     def _stand_at(self, place: Place) -> None:
         data_epoch = place.epoch + (self._lead or 0)
@@ -108,10 +128,11 @@ class FitProgress(keras.callbacks.Callback):
     def _steps_in(self, epochs: int) -> int | None:
         """Return the optimizer steps in so many epochs, `None` if unknown."""
         batches = (self.params or {}).get("steps")
-        if batches is None:
-            return None
-        optimizer = compiling.innermost(self.model.optimizer)
-        return epochs * batches // (optimizer.gradient_accumulation_steps or 1)
+        return None if batches is None else self._updates(epochs * batches)
+
+    def _updates(self, batches: int) -> int:
+        optimizer = backends.innermost(self.model.optimizer)
+        return batches // (optimizer.gradient_accumulation_steps or 1)
 
 
 @contextlib.contextmanager
@@ -149,16 +170,9 @@ def counted_callbacks(
             callbacks.callbacks.remove(callback)
 
 
-def _check_place(place: Place, initial_epoch: int) -> None:
-    """Raise unless `fit` can go on from loaded weights, or begins anew."""
-    if initial_epoch not in (0, place.epoch):
-        raise ValueError(
-            f"`initial_epoch` must be {place.epoch}, the epochs that the "
-            "loaded weights have had, or 0 for a training of its own. "
-            f"Received: initial_epoch={initial_epoch}. To go on from there "
-            f"all the same, call `model.set_epoch({initial_epoch})` first."
-        )
-    if place.is_inside and initial_epoch == place.epoch:
+def _check_whole(place: Place) -> None:
+    """Raise if `fit` cannot go on from where weights were saved."""
+    if place.is_inside:
         raise ValueError(
             "`fit` must go on from the end of an epoch. Received: weights "
             f"that were saved inside an epoch, after {place.epoch} whole "
@@ -167,28 +181,6 @@ def _check_place(place: Place, initial_epoch: int) -> None:
             "(`save_freq='epoch'`), or, to have the batches come again, load "
             f"these before `fit` and call `model.set_epoch({place.epoch})`."
         )
-
-
-def _new_torch_seed() -> int:
-    """Return a number that follows from the state of torch's generator."""
-    if keras.backend.backend() != "torch":
-        return 0
-    import torch
-
-    return int(torch.randint(2**31 - 1, ()))
-
-
-def _seed_torch(seed: int, epoch: int) -> None:
-    """Set torch's generator to the state with which an epoch begins.
-
-    A dropout without a seed draws from it, on torch, and arrays are shuffled
-    by it. No file has its state, so each epoch's follows from the epoch.
-    """
-    if keras.backend.backend() == "torch":
-        import torch
-
-        mixed = np.random.SeedSequence([seed, epoch]).generate_state(1)
-        torch.manual_seed(int(mixed[0]))
 
 
 def _epoch_of(data: Any) -> tuple[Callable[[int], Any], int | None]:

@@ -1,14 +1,13 @@
-"""Label correction: from a label and a prediction to a target.
+"""Label correction: from a label and what is known to a target.
 
-A target is a callable `(labels, predictions, progress) -> targets`, all three
-distributions of shape `(batch, classes)`, `progress` a scalar in [0, 1]. No
-correction is `None` where a target is asked for.
-
-A target that remembers examples takes a fourth argument, what it remembers of
-the examples in the batch, and has a method `remember` that gives what is to be
-remembered next. `SelectiveMutualDistillation` keeps it as a weight.
+A target is a callable of a `keras_smkd.batch.Batch` that gives
+`(batch, learners, classes)`, distributions. One that remembers examples is a
+layer, and its memory one of the model's weights.
 """
 
+from typing import Any
+
+from keras_smkd._config import part_of
 from keras_smkd.targets.blending import corrected_targets
 from keras_smkd.targets.bootstrapping import HardBootstrapping
 from keras_smkd.targets.bootstrapping import SoftBootstrapping
@@ -17,6 +16,30 @@ from keras_smkd.targets.memory import TemporalEnsembling
 from keras_smkd.targets.proselflc import ProSelfLC
 from keras_smkd.targets.smoothing import LabelSmoothing
 from keras_smkd.targets.smoothing import VirtualTeacher
+
+KNOWN = {
+    "hard_bootstrapping": HardBootstrapping,
+    "label_smoothing": LabelSmoothing,
+    "proselflc": ProSelfLC,
+    "soft_bootstrapping": SoftBootstrapping,
+    "virtual_teacher": VirtualTeacher,
+}
+
+
+def get(target: Any) -> Any:
+    """Return a label correction from its name or from itself.
+
+    Args:
+        target: `"hard_bootstrapping"`, `"label_smoothing"`, `"proselflc"`,
+            `"soft_bootstrapping"`, `"virtual_teacher"`, a callable of the
+            batch, or `None` for none.
+
+    Raises:
+        ValueError: if a name is not known.
+        TypeError: if it is none of these.
+    """
+    return part_of("target", target, KNOWN)
+
 
 __all__ = [
     "HardBootstrapping",
@@ -27,4 +50,5 @@ __all__ = [
     "TemporalEnsembling",
     "VirtualTeacher",
     "corrected_targets",
+    "get",
 ]

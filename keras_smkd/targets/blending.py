@@ -16,17 +16,20 @@ def corrected_targets(
     `targets = (1 - trust) * labels + trust * predictions`
 
     Args:
-        labels: `(batch, classes)`, rows sum to 1. Given, possibly wrong.
-        predictions: `(batch, classes)`, probabilities.
-        trust: `(batch,)` or scalar in [0, 1]. 0 keeps the labels.
+        labels: `(batch, classes)`, rows sum to 1. Given, possibly wrong. They
+            serve every learner of predictions that have learners.
+        predictions: `(batch, classes)` or `(batch, learners, classes)`,
+            probabilities.
+        trust: Without the classes' axis, or a scalar, in [0, 1]. 0 keeps the
+            labels.
         target_gradient: Whether the gradient flows through the predictions in
             the target. It never flows through `trust`.
 
     Returns:
-        `(batch, classes)`, rows sum to 1, dtype of `predictions`.
+        The shape and dtype of `predictions`; rows sum to 1.
 
     Raises:
-        ValueError: if the two shapes are known and differ.
+        ValueError: if the two shapes are known and do not fit.
 
     Example:
 
@@ -39,14 +42,19 @@ def corrected_targets(
     """
     predictions = functional.at_least_float32(predictions)
     labels = ops.cast(labels, predictions.dtype)
-    if _checks.shapes_differ(labels.shape, predictions.shape):
+    wanted = tuple(predictions.shape)
+    if len(wanted) == 3:
+        wanted = (wanted[0], wanted[2])
+    if _checks.shapes_differ(labels.shape, wanted):
         raise ValueError(
-            "`labels` and `predictions` must have the same shape "
-            f"(batch, classes). Received: labels.shape={tuple(labels.shape)}, "
+            "`labels` must have shape (batch, classes), those of "
+            f"`predictions`. Received: labels.shape={tuple(labels.shape)}, "
             f"predictions.shape={tuple(predictions.shape)}."
         )
+    if len(predictions.shape) == 3:
+        labels = ops.expand_dims(labels, axis=1)
     trust = ops.stop_gradient(ops.cast(trust, predictions.dtype))
-    if len(trust.shape) == 1:
+    if len(trust.shape) == len(predictions.shape) - 1:
         trust = ops.expand_dims(trust, axis=-1)
     if not target_gradient:
         predictions = ops.stop_gradient(predictions)

@@ -6,12 +6,13 @@ import keras
 from keras import ops
 
 from keras_smkd import _checks
-from keras_smkd import functional
+from keras_smkd._config import Configured
+from keras_smkd.batch import Batch
 from keras_smkd.targets.blending import corrected_targets
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
-class SoftBootstrapping:
+class SoftBootstrapping(Configured):
     """A fixed share of the prediction in every target.
 
     `targets = beta * labels + (1 - beta) * predictions`
@@ -26,15 +27,14 @@ class SoftBootstrapping:
     Example:
 
     >>> target = SoftBootstrapping(beta=0.75)
-    >>> target([[1.0, 0.0]], [[0.5, 0.5]])
-    [[0.875, 0.125]]
+    >>> log_probs = ops.log([[[0.5, 0.5]]])
+    >>> target(Batch(labels=[[1.0, 0.0]], log_probs=log_probs))
+    [[[0.875, 0.125]]]
 
     Reference:
         Reed et al., 2015, "Training Deep Neural Networks on Noisy Labels with
         Bootstrapping". https://arxiv.org/abs/1412.6596
     """
-
-    needs_progress = False
 
     def __init__(
         self, beta: float = 0.95, target_gradient: bool = True
@@ -42,38 +42,31 @@ class SoftBootstrapping:
         self.beta = _checks.number("beta", beta, minimum=0.0, maximum=1.0)
         self.target_gradient = bool(target_gradient)
 
-    def __call__(
-        self, labels: Any, predictions: Any, progress: Any = None
-    ) -> Any:
+    def __call__(self, batch: Batch) -> Any:
         """Return the corrected targets.
 
         Args:
-            labels: `(batch, classes)`, one-hot or soft.
-            predictions: `(batch, classes)`, probabilities.
-            progress: Not used.
+            batch: With `labels` and `log_probs`.
 
         Returns:
-            `(batch, classes)`, rows sum to 1.
+            `(batch, learners, classes)`, rows sum to 1.
         """
         return corrected_targets(
-            labels, predictions, 1.0 - self.beta, self.target_gradient
+            batch.needed("labels", self),
+            ops.exp(batch.needed("log_probs", self)),
+            1.0 - self.beta,
+            self.target_gradient,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        return {"beta": self.beta, "target_gradient": self.target_gradient}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "SoftBootstrapping":
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
-class HardBootstrapping:
+class HardBootstrapping(Configured):
     """A fixed share of the predicted class in every target.
 
     `targets = beta * labels + (1 - beta) * one_hot(argmax_k p_k)`
 
-    The predicted class carries no gradient.
+    The predicted class carries no gradient. Of equal largest probabilities the
+    first counts.
 
     Args:
         beta: Share of the label, in [0, 1]. 1 keeps the labels.
@@ -81,44 +74,33 @@ class HardBootstrapping:
     Example:
 
     >>> target = HardBootstrapping(beta=0.75)
-    >>> target([[1.0, 0.0]], [[0.25, 0.75]])
-    [[0.75, 0.25]]
+    >>> log_probs = ops.log([[[0.25, 0.75]]])
+    >>> target(Batch(labels=[[1.0, 0.0]], log_probs=log_probs))
+    [[[0.75, 0.25]]]
 
     Reference:
         Reed et al., 2015, "Training Deep Neural Networks on Noisy Labels with
         Bootstrapping". https://arxiv.org/abs/1412.6596
     """
 
-    needs_progress = False
-
     def __init__(self, beta: float = 0.8) -> None:
         self.beta = _checks.number("beta", beta, minimum=0.0, maximum=1.0)
 
-    def __call__(
-        self, labels: Any, predictions: Any, progress: Any = None
-    ) -> Any:
+    def __call__(self, batch: Batch) -> Any:
         """Return the corrected targets.
 
         Args:
-            labels: `(batch, classes)`, one-hot or soft.
-            predictions: `(batch, classes)`, probabilities. Of equal largest
-                ones the first counts.
-            progress: Not used.
+            batch: With `labels` and `log_probs`.
 
         Returns:
-            `(batch, classes)`, rows sum to 1.
+            `(batch, learners, classes)`, rows sum to 1.
         """
-        predictions = functional.at_least_float32(predictions)
+        predictions = ops.exp(batch.needed("log_probs", self))
         predicted = ops.one_hot(
             ops.argmax(predictions, axis=-1),
             predictions.shape[-1],
             dtype=predictions.dtype,
         )
-        return corrected_targets(labels, predicted, 1.0 - self.beta)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"beta": self.beta}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "HardBootstrapping":
-        return cls(**config)
+        return corrected_targets(
+            batch.needed("labels", self), predicted, 1.0 - self.beta
+        )

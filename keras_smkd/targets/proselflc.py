@@ -8,13 +8,15 @@ from keras import ops
 from keras_smkd import _checks
 from keras_smkd import functional
 from keras_smkd import schedules
+from keras_smkd._config import Configured
+from keras_smkd.batch import Batch
 from keras_smkd.targets.blending import corrected_targets
 
 TRUSTS = ("entropy", "probability", "global")
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
-class ProSelfLC:
+class ProSelfLC(Configured):
     """Progressive self label correction: trust grows with time and confidence.
 
     `targets = (1 - trust) * labels + trust * predictions` with
@@ -35,14 +37,17 @@ class ProSelfLC:
     Example:
 
     >>> target = ProSelfLC(sharpness=16.0, trust="global")
-    >>> target([[1.0, 0.0]], [[0.5, 0.5]], 0.5)
-    [[0.75, 0.25]]
+    >>> log_probs = ops.log([[[0.5, 0.5]]])
+    >>> target(Batch(labels=[[1.0, 0.0]], log_probs=log_probs, progress=0.5))
+    [[[0.75, 0.25]]]
 
     Reference:
         Wang et al., 2021, "ProSelfLC: Progressive Self Label Correction for
         Training Robust Deep Neural Networks".
         https://arxiv.org/abs/2005.03788
     """
+
+    needs_progress = True
 
     def __init__(
         self,
@@ -58,21 +63,20 @@ class ProSelfLC:
         self.trust = _checks.one_of("trust", trust, TRUSTS)
         self.target_gradient = bool(target_gradient)
 
-    def __call__(self, labels: Any, predictions: Any, progress: Any) -> Any:
+    def __call__(self, batch: Batch) -> Any:
         """Return the corrected targets.
 
         Args:
-            labels: `(batch, classes)`, one-hot or soft.
-            predictions: `(batch, classes)`, probabilities.
-            progress: Scalar in [0, 1], the share of training done.
+            batch: With `labels`, `log_probs` and `progress`.
 
         Returns:
-            `(batch, classes)`, rows sum to 1.
+            `(batch, learners, classes)`, rows sum to 1.
         """
+        predictions = ops.exp(batch.needed("log_probs", self))
         return corrected_targets(
-            labels,
+            batch.needed("labels", self),
             predictions,
-            self.trust_in(predictions, progress),
+            self.trust_in(predictions, batch.needed("progress", self)),
             self.target_gradient,
         )
 
@@ -80,11 +84,11 @@ class ProSelfLC:
         """Return the share of each target that the prediction makes up.
 
         Args:
-            predictions: `(batch, classes)`, probabilities.
+            predictions: `(..., classes)`, probabilities.
             progress: Scalar in [0, 1].
 
         Returns:
-            `(batch,)`, in [0, 1], no gradient.
+            `(...)`, in [0, 1], no gradient.
         """
         predictions = ops.stop_gradient(
             functional.at_least_float32(predictions)
@@ -97,15 +101,3 @@ class ProSelfLC:
             local = ops.ones_like(predictions[..., 0])
         growth = schedules.Sigmoid(0.5, -self.sharpness, self.midpoint)
         return ops.cast(growth(progress), local.dtype) * local
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "sharpness": self.sharpness,
-            "midpoint": self.midpoint,
-            "trust": self.trust,
-            "target_gradient": self.target_gradient,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "ProSelfLC":
-        return cls(**config)

@@ -7,6 +7,8 @@ from keras import ops
 
 from keras_smkd import _checks
 from keras_smkd import functional
+from keras_smkd._config import Configured
+from keras_smkd.batch import Batch
 from keras_smkd.targets.blending import corrected_targets
 
 SPREADS = ("all", "others")
@@ -37,7 +39,7 @@ def smoothed_labels(labels: Any, smoothing: float, over: str = "all") -> Any:
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
-class LabelSmoothing:
+class LabelSmoothing(Configured):
     """A share of every label spread evenly over the classes.
 
     | `over` | labelled class | every other class |
@@ -55,17 +57,16 @@ class LabelSmoothing:
 
     Example:
 
-    >>> LabelSmoothing(0.25)([[1.0, 0.0]])
-    [[0.875, 0.125]]
-    >>> LabelSmoothing(0.25, over="others")([[1.0, 0.0]])
-    [[0.75, 0.25]]
+    >>> batch = Batch(labels=[[1.0, 0.0]])
+    >>> LabelSmoothing(0.25)(batch)
+    [[[0.875, 0.125]]]
+    >>> LabelSmoothing(0.25, over="others")(batch)
+    [[[0.75, 0.25]]]
 
     Reference:
         Szegedy et al., 2016, "Rethinking the Inception Architecture for
         Computer Vision", section 7. https://arxiv.org/abs/1512.00567
     """
-
-    needs_progress = False
 
     def __init__(self, smoothing: float = 0.1, over: str = "all") -> None:
         self.smoothing = _checks.number(
@@ -73,31 +74,23 @@ class LabelSmoothing:
         )
         self.over = _checks.one_of("over", over, SPREADS)
 
-    def __call__(
-        self, labels: Any, predictions: Any = None, progress: Any = None
-    ) -> Any:
+    def __call__(self, batch: Batch) -> Any:
         """Return the smoothed labels.
 
         Args:
-            labels: `(batch, classes)`, one-hot or soft.
-            predictions: Not used.
-            progress: Not used.
+            batch: With `labels`, and learners.
 
         Returns:
-            `(batch, classes)`, rows sum to 1.
+            `(batch, learners, classes)`, rows sum to 1.
         """
-        return smoothed_labels(labels, self.smoothing, self.over)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"smoothing": self.smoothing, "over": self.over}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "LabelSmoothing":
-        return cls(**config)
+        labels = batch.needed("labels", self)
+        return for_each_learner(
+            smoothed_labels(labels, self.smoothing, self.over), batch
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
-class VirtualTeacher:
+class VirtualTeacher(Configured):
     """Distillation from a made-up teacher that knows only the label.
 
     `targets = (1 - alpha) * labels + alpha * softmax(u / temperature)` with
@@ -124,15 +117,13 @@ class VirtualTeacher:
     Example:
 
     >>> teacher = VirtualTeacher(alpha=1.0, temperature=0.5, correct_prob=1.0)
-    >>> teacher([[1.0, 0.0]])
-    [[0.880797, 0.119203]]
+    >>> teacher(Batch(labels=[[1.0, 0.0]]))
+    [[[0.880797, 0.119203]]]
 
     Reference:
         Yuan et al., 2020, "Revisiting Knowledge Distillation via Label
         Smoothing Regularization". https://arxiv.org/abs/1909.11723
     """
-
-    needs_progress = False
 
     def __init__(
         self,
@@ -152,26 +143,23 @@ class VirtualTeacher:
             else _checks.number("multiplier", multiplier, above=0.0)
         )
 
-    def __call__(
-        self, labels: Any, predictions: Any = None, progress: Any = None
-    ) -> Any:
+    def __call__(self, batch: Batch) -> Any:
         """Return the blend of labels and teacher.
 
         Args:
-            labels: `(batch, classes)`, one-hot or soft.
-            predictions: Not used.
-            progress: Not used.
+            batch: With `labels`, and learners.
 
         Returns:
-            `(batch, classes)`, rows sum to 1.
+            `(batch, learners, classes)`, rows sum to 1.
         """
-        labels = functional.at_least_float32(labels)
+        labels = functional.at_least_float32(batch.needed("labels", self))
         share = self._teacher_weight(labels.shape[-1])
-        return corrected_targets(
+        blend = corrected_targets(
             labels,
             self.teacher(labels),
             share / self.loss_weight(labels.shape[-1]),
         )
+        return for_each_learner(blend, batch)
 
     def teacher(self, labels: Any) -> Any:
         """Return the teacher's distributions.
@@ -200,14 +188,12 @@ class VirtualTeacher:
             return self.alpha
         return self.alpha * self.multiplier / num_classes
 
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "alpha": self.alpha,
-            "temperature": self.temperature,
-            "correct_prob": self.correct_prob,
-            "multiplier": self.multiplier,
-        }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "VirtualTeacher":
-        return cls(**config)
+def for_each_learner(targets: Any, batch: Batch) -> Any:
+    """Return `(batch, classes)` targets, the same for every learner.
+
+    Returns:
+        `(batch, learners, classes)`.
+    """
+    targets = ops.expand_dims(targets, axis=1)
+    return ops.repeat(targets, batch.num_learners, axis=1)

@@ -1,6 +1,8 @@
-"""What the replicas of a model must tell each other.
+"""Every branch on the backend that parts with a memory need.
 
-JAX compiles one program for all devices, which sees the whole batch. Under
+`keras.ops` copies a whole weight to change a few rows of it, which costs more
+than the rest of the step; JAX does it in place when it compiles. And JAX
+compiles one program for all devices, which sees the whole batch, while under
 TensorFlow's strategies, and in processes of torch, each replica sees its own
 part of it.
 """
@@ -8,6 +10,40 @@ part of it.
 from typing import Any
 
 import keras
+from keras import ops
+
+
+def read_rows(variable: Any, index: Any) -> Any:
+    """Return rows of a weight.
+
+    Args:
+        variable: `(rows, ...)`.
+        index: `(batch,)` int32, each in range.
+
+    Returns:
+        `(batch, ...)`.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Not from a tensor of the variable: to change it would copy it then.
+        return tf.gather(variable.value, index)
+    return ops.take(ops.convert_to_tensor(variable), index, axis=0)
+
+
+def write_rows(variable: Any, index: Any, rows: Any) -> None:
+    """Set rows of a weight, in place where that is possible."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        variable.value.scatter_update(tf.IndexedSlices(rows, index))
+    elif backend == "torch":
+        variable.value.data[index] = rows
+    else:
+        values = ops.convert_to_tensor(variable)
+        index = ops.expand_dims(index, axis=1)
+        variable.assign(ops.scatter_update(values, index, rows))
 
 
 def gather(values: Any) -> Any:
@@ -49,8 +85,8 @@ def _gather_processes(values: Any) -> Any:
     torch.distributed.all_gather(sizes, size)
     if len({int(size) for size in sizes}) > 1:
         raise ValueError(
-            "The batches of all processes must have the same size, for a "
-            "target that remembers examples. Received: batches of "
+            "The batches of all processes must have the same size, for a part "
+            "that remembers examples. Received: batches of "
             f"{[int(size) for size in sizes]} examples. Give every process "
             "the same number of examples, and a batch size that divides it."
         )

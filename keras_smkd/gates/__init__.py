@@ -1,0 +1,29 @@
+"""Gates: how much each label counts, for each learner.
+
+A gate is a callable of a `keras_smkd.batch.Batch` that gives
+`(batch, learners)` weights of the label's own term. It acts in training only.
+"""
+
+from typing import Any
+
+from keras_smkd._config import part_of
+from keras_smkd.gates.label import LabelGate
+
+KNOWN = {"label": LabelGate}
+
+
+def get(gate: Any) -> Any:
+    """Return a gate from its name or from itself.
+
+    Args:
+        gate: `"label"` for `LabelGate()`, a callable of the batch, or `None`
+            for none.
+
+    Raises:
+        ValueError: if a name is not known.
+        TypeError: if it is none of these.
+    """
+    return part_of("gate", gate, KNOWN)
+
+
+__all__ = ["LabelGate", "get"]

@@ -1,0 +1,125 @@
+"""Several sources of knowledge, side by side."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_smkd import functional
+from keras_smkd._config import StatefulPart
+from keras_smkd.batch import Batch
+from keras_smkd.batch import Knowledge
+
+
+@keras.saving.register_keras_serializable(package="keras_smkd")
+class Several(StatefulPart):
+    """The knowledge of several parts, each with its own routes.
+
+    The sources of the parts stand one after the other, and so do the columns
+    of their routes: what a learner takes from one part does not depend on the
+    others.
+
+    Args:
+        sources: List of parts of knowledge, two or more.
+
+    Example:
+
+    >>> both = Several([PeerPredictions(), PeerPredictions("itself")])
+    >>> both(Batch(logits=ops.zeros((1, 2, 3)))).routes.tolist()
+    [[0.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0]]
+
+    Reference:
+        Wu and Gong, 2021, "Peer Collaborative Learning for Online Knowledge
+        Distillation": two sources. https://arxiv.org/abs/2006.04147
+    """
+
+    def __init__(self, sources: Sequence[Any]) -> None:
+        super().__init__()
+        if not isinstance(sources, (list, tuple)) or len(sources) < 2:
+            raise ValueError(
+                "`sources` must be a list of two parts or more. "
+                f"Received: sources={sources!r}."
+            )
+        for i, source in enumerate(sources):
+            if not callable(source) or isinstance(source, type):
+                raise TypeError(
+                    "`sources` must be callables of the batch. "
+                    f"Received: sources[{i}]={source!r}."
+                )
+        self.sources = list(sources)
+
+    @property
+    def needs_index(self) -> bool:
+        """Whether one of the sources does."""
+        return any(getattr(part, "needs_index", False) for part in self.sources)
+
+    @property
+    def needs_progress(self) -> bool:
+        """Whether one of the sources does."""
+        return any(
+            getattr(part, "needs_progress", True) for part in self.sources
+        )
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The layers of the peers that the sources look at."""
+        return tuple(
+            tap for part in self.sources for tap in getattr(part, "taps", ())
+        )
+
+    def prepare(self, peers: Any, num_classes: int) -> None:
+        """Prepare every source."""
+        for source in self.sources:
+            if hasattr(source, "prepare"):
+                source.prepare(peers, num_classes)
+
+    def after_step(self, taken: Any, step: Any) -> None:
+        """Let every source that wants to move do so."""
+        for source in self.sources:
+            if hasattr(source, "after_step"):
+                source.after_step(taken, step)
+
+    def __call__(self, batch: Batch) -> Knowledge:
+        """Return the knowledge of all sources."""
+        answers = [source(batch) for source in self.sources]
+        log_probs = [
+            functional.log_probabilities(answer.logits)
+            if answer.log_probs is None
+            else answer.log_probs
+            for answer in answers
+        ]
+        logits = [
+            own if answer.logits is None else answer.logits
+            for answer, own in zip(answers, log_probs, strict=True)
+        ]
+        available = None
+        if any(answer.available is not None for answer in answers):
+            available = ops.concatenate(
+                [
+                    ops.ones_like(own[..., 0])
+                    if answer.available is None
+                    else answer.available
+                    for answer, own in zip(answers, log_probs, strict=True)
+                ],
+                axis=1,
+            )
+        return Knowledge(
+            logits=ops.concatenate(logits, axis=1),
+            log_probs=ops.concatenate(log_probs, axis=1),
+            routes=np.concatenate(
+                [answer.routes for answer in answers], axis=1
+            ),
+            available=available,
+            features=tuple(
+                feature for answer in answers for feature in answer.features
+            ),
+        )
+
+
+def parts_of(knowledge: Any) -> list[Any]:
+    """Return a part of knowledge, or those that it holds."""
+    if isinstance(knowledge, Several):
+        return [part for own in knowledge.sources for part in parts_of(own)]
+    return [] if knowledge is None else [knowledge]

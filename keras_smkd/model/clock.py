@@ -1,0 +1,68 @@
+"""How far the training is, and the threshold that follows it."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_smkd import _checks
+
+
+class Clock(keras.layers.Layer):
+    """Three scalars that move with the training, as weights of a model.
+
+    So they live in the compiled step and are saved: the optimizer steps
+    taken, the steps in the whole training (0 if unknown), and the selection
+    threshold.
+
+    Args:
+        total_steps: Optimizer steps in the whole training, or `None`.
+        threshold: The threshold to begin with.
+    """
+
+    def __init__(self, total_steps: int | None, threshold: float) -> None:
+        if total_steps is not None:
+            _checks.integer("total_steps", total_steps, minimum=1)
+        super().__init__(name="clock")
+        self.step = self._add_scalar("step", "int32", 0)
+        self.total_steps = self._add_scalar(
+            "total_steps", "int32", total_steps or 0
+        )
+        self.threshold = self._add_scalar("threshold", "float32", threshold)
+        self.built = True
+
+    def _add_scalar(self, name: str, dtype: str, value: Any) -> Any:
+        return self.add_weight(
+            name=name,
+            shape=(),
+            dtype=dtype,
+            initializer=keras.initializers.Constant(value),
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+        )
+
+    def progress(self) -> Any:
+        """Return the share of training done, a float32 scalar in [0, 1]."""
+        total = ops.maximum(ops.convert_to_tensor(self.total_steps), 1)
+        step = ops.minimum(ops.convert_to_tensor(self.step), total)
+        return ops.cast(step, "float32") / ops.cast(total, "float32")
+
+    def follow(self, schedule: Any, progress: Any) -> None:
+        """Write a schedule's threshold, if there is a schedule.
+
+        Args:
+            schedule: `progress -> threshold`, or `None`.
+            progress: Scalar in [0, 1].
+        """
+        if schedule is not None:
+            self.threshold.assign(ops.cast(schedule(progress), "float32"))
+
+    def advance(self, taken: Any) -> Any:
+        """Count steps, and return how many there are now.
+
+        Args:
+            taken: Scalar, the optimizer steps that were taken.
+        """
+        self.step.assign_add(ops.cast(taken, "int32"))
+        return ops.convert_to_tensor(self.step)

@@ -1,0 +1,109 @@
+"""A model's files: whole or not at all, with the place in the training."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+# Of the files written here. A change of what is in them makes it one more.
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where in a training by `fit` a model stands.
+
+    Args:
+        epoch: Whole epochs that are done.
+        is_inside: Whether the next epoch has begun.
+        data_epoch: The epoch that the data hands out next, or now.
+        torch_seed: What each epoch's state of torch's generator follows from.
+    """
+
+    epoch: int
+    is_inside: bool = False
+    data_epoch: int = 0
+    torch_seed: int = 0
+
+
+def check_format(number: Any, version: str = "another version") -> None:
+    """Raise if a file is not of the format that this version knows.
+
+    Args:
+        number: The format, `None` if the file does not say.
+        version: Of the package that wrote the file.
+
+    Raises:
+        ValueError: if it is of another one.
+    """
+    if number is None or int(np.asarray(number)) != FORMAT:
+        raise ValueError(
+            f"The file must be of format {FORMAT}, which this version of "
+            f"keras_smkd reads. Received: format {number}, written by "
+            f"keras_smkd {version}. Install that version to read it."
+        )
+
+
+def format_config() -> dict[str, Any]:
+    """Return what a model's configuration says of the file that it is in."""
+    # Not above: the package imports this module before it has a version.
+    from keras_smkd import __version__
+
+    return {"format": FORMAT, "version": __version__}
+
+
+def without_format(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration without `format_config`, once it is checked.
+
+    Raises:
+        ValueError: if it is of another format.
+    """
+    config = dict(config)
+    number = config.pop("format", None)
+    version = config.pop("version", "?")
+    check_format(number, version)
+    return config
+
+
+@contextlib.contextmanager
+def whole_file(
+    filepath: Any, overwrite: bool, is_one_file: bool
+) -> Iterator[Any]:
+    """Give the path to write a file to, and move the file when it is whole.
+
+    It is written in a folder beside its place, named after it and ending in
+    `.partial`; what a killed process left there goes when it is next written.
+
+    Args:
+        filepath: Where it shall be in the end.
+        overwrite: Whether a file that is there may go without asking.
+        is_one_file: Whether that is what will be written.
+    """
+    if not is_one_file or not _can_be_moved_to(filepath, overwrite):
+        yield filepath
+        return
+    place = os.path.realpath(filepath)
+    folder = f"{place}.partial"
+    shutil.rmtree(folder, ignore_errors=True)
+    os.mkdir(folder)
+    try:
+        partial = os.path.join(folder, os.path.basename(filepath))
+        yield partial
+        # Or the name could reach the disk before the content, on power loss.
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, place)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _can_be_moved_to(filepath: Any, overwrite: bool) -> bool:
+    """Return whether a path is a local file's; Keras sees to all others."""
+    if not isinstance(filepath, (str, os.PathLike)):
+        return False
+    folder = os.path.dirname(os.path.realpath(filepath))
+    return os.path.isdir(folder) and (overwrite or not os.path.exists(filepath))

@@ -1,0 +1,513 @@
+"""The formula: what peers learn from labels, and from what is known."""
+
+import functools
+import types
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_smkd import _checks
+from keras_smkd import divergences
+from keras_smkd import functional
+from keras_smkd import gates
+from keras_smkd import knowledge as knowledge_room
+from keras_smkd import losses
+from keras_smkd import selection as selection_room
+from keras_smkd import targets
+from keras_smkd._config import argument_names
+from keras_smkd._config import part_of
+from keras_smkd.batch import Batch
+from keras_smkd.batch import checked_shape
+from keras_smkd.model import backends
+from keras_smkd.model import compiling
+from keras_smkd.model import files
+from keras_smkd.model import labels as labels_module
+from keras_smkd.model import objective
+from keras_smkd.model import peer_model
+from keras_smkd.model import reduction
+from keras_smkd.model.logs import Logs
+
+
+@keras.saving.register_keras_serializable(package="keras_smkd")
+class PeerLearning(peer_model.PeerModel):
+    """One peer or more that learn from labels and from other knowledge.
+
+    For learner `i` (a peer, or the head) and sources of knowledge `k`, on one
+    example, at training progress `t` in [0, 1]:
+
+        L_i = supervised_weight * g_i * l(target_i, p_i)
+            + distillation_weight(t) * c * sum_k r_ik * s_k * D(q_k, p_i)
+            + feature loss
+
+    `l` is the compiled loss. Each other letter is a part, a callable of a
+    `keras_smkd.batch.Batch`, that can be swapped. The loss is the sum of the
+    learners' `L_i` (and of the feature loss), averaged over all examples of
+    the batch.
+
+    | part | says | gives |
+    |---|---|---|
+    | `knowledge` | who knows, and whom they teach | `q`, `r` |
+    | `selection` | which knowledge passes | `(batch, sources)`, `s` |
+    | `divergence` | how both are compared | `(batch, learners)`, factor `c` |
+    | `target` | what the label is corrected to | `(batch, learners, classes)` |
+    | `gate` | how much each label counts | `(batch, learners)`, `g` |
+    | `head` | one more classifier, on features of all peers | a learner |
+    | `feature_loss` | what inner layers are compared with | `(batch,)` |
+
+    Gate and target act in training only: in evaluation every label counts as
+    it is. Without `knowledge` the peers are independent.
+
+    Args:
+        peers: One or more `keras.Model`s, alike or not, each from the same
+            inputs to one output of shape `(batch, classes)`.
+        from_logits: Whether the peers (and the head) put out logits; `False`
+            means probabilities. Must agree with the compiled loss.
+        knowledge: Part of `keras_smkd.knowledge`, its name or `None`.
+        selection: Part of `keras_smkd.selection`, its name, or `None` for all
+            knowledge.
+        divergence: Part of `keras_smkd.divergences`, or its name.
+        target: Part of `keras_smkd.targets`, its name or `None`.
+        gate: Part of `keras_smkd.gates`, its name or `None`.
+        head: Layer `(features, training) -> (batch, classes)` whose `taps` are
+            names of layers of the peers, or `None`.
+        feature_loss: Callable of the batch, `-> (batch,)`, or `None`.
+        distillation_weight: Weight of the knowledge, >= 0: a number or a
+            schedule of it, `progress -> weight`.
+        supervised_weight: Weight of the labels, >= 0. With 0, data need none.
+        total_steps: Optimizer steps in the whole training. By default `fit`
+            takes it from the epochs and the length of the data; give it where
+            that length is unknown, or for training without `fit`.
+        name, **kwargs: As for `keras.Model`.
+
+    Labels are `(batch,)` class ids or `(batch, classes)` distributions, or a
+    dictionary of them: `label`; `index`, each example's place in the data set,
+    for parts with a memory, which `fit` supplies for arrays; `labelled`, 0 for
+    an example without a label, which counts in the mean all the same.
+
+    Calling the model gives `{"peer_0": outputs, "peer_1": ...}`, the peers'
+    own outputs, and `"head"` if there is one. `predict` gives the ensemble's
+    probabilities.
+
+    Logs of `fit` and `evaluate`, each the mean over the epoch:
+
+    | name | value |
+    |---|---|
+    | `loss` | sum of the learners' `L_i`, plus their regularisers |
+    | `supervised_loss` | sum over the learners of `g_i * l(target_i, p_i)` |
+    | `distillation_loss` | sum of the divergences, with `c`; with `knowledge` |
+    | `selection_rate` | share of the knowledge selected; with a selection |
+    | `threshold` | threshold in force; with a selection |
+    | `feature_loss` | with a feature loss |
+    | `accuracy`, ... | each compiled metric of the ensemble |
+    | `peer_0_accuracy`, ... | each compiled metric of each learner |
+
+    Raises:
+        TypeError: if a peer is not a `keras.Model`, or a part not callable.
+        ValueError: if there is no peer, one appears twice, or their inputs or
+            numbers of classes differ; if a name of a part is not known, or a
+            part is given that nothing would ask.
+
+    Example:
+
+    ```python
+    model = keras_smkd.PeerLearning(
+        [peer_a, peer_b], knowledge="peers", selection="entropy"
+    )
+    model.compile(
+        "adam", "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    model.fit(x, y, epochs=20)
+    probabilities = model.predict(x)
+    ```
+    """
+
+    # Annotated and not set: torch would find a `None` of the class in place
+    # of a layer of the object.
+    knowledge: Any
+    selection: Any
+    divergence: Any
+    target: Any
+    gate: Any
+    feature_loss: Any
+
+    _min_peers = 1
+
+    def __init__(
+        self,
+        peers: Sequence[keras.Model],
+        from_logits: bool = True,
+        knowledge: Any = None,
+        selection: Any = None,
+        divergence: Any = "kullback_leibler",
+        target: Any = None,
+        gate: Any = None,
+        head: Any = None,
+        feature_loss: Any = None,
+        distillation_weight: float | Callable[[Any], Any] = 1.0,
+        supervised_weight: float = 1.0,
+        total_steps: int | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        knowledge = knowledge_room.get(knowledge)
+        selection = selection_room.get(selection)
+        gate = gates.get(gate)
+        if knowledge is None and selection is not None:
+            raise ValueError(
+                "`selection` must be None without knowledge to select from. "
+                f"Received: selection={selection!r} and knowledge=None. Give "
+                "`knowledge='peers'`."
+            )
+        if head is not None and not isinstance(head, keras.Layer):
+            raise TypeError(
+                "`head` must be a Keras layer or None. "
+                f"Received: head={head!r}."
+            )
+        parts = {
+            "knowledge": knowledge,
+            "selection": selection,
+            "divergence": divergences.get(divergence),
+            "target": targets.get(target),
+            "gate": gate,
+            "feature_loss": part_of("feature_loss", feature_loss, {}),
+        }
+        weight = _checks.number_or_schedule(
+            "distillation_weight", distillation_weight, minimum=0.0
+        )
+        supervised_weight = _checks.number(
+            "supervised_weight", supervised_weight, minimum=0.0
+        )
+        threshold = getattr(selection, "threshold", 0.5)
+        super().__init__(
+            peers,
+            from_logits,
+            head,
+            {
+                **parts,
+                "distillation_weight": weight if callable(weight) else None,
+            },
+            total_steps,
+            threshold,
+            self._min_peers,
+            name=name,
+            **kwargs,
+        )
+        for argument, part in parts.items():
+            setattr(self, argument, part)
+        self.distillation_weight = weight
+        self.supervised_weight = supervised_weight
+        self.check_thresholds(threshold)
+        # Where a loss with a trainable transition matrix puts its weight.
+        self.transition_slack = losses.TransitionSlack()
+        self._loss_values: Any = None
+        self._logs: Any = None
+        if all(peer.built for peer in self.peers):
+            self.build(None)
+
+    # Training.
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        *,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: Any = "auto",
+        auto_scale_loss: bool = True,
+    ) -> None:
+        """Configure training; as `keras.Model.compile`, with these differences.
+
+        Args:
+            optimizer: One optimizer for all peers, or a list of one per peer.
+                With one optimizer, clipping by the global norm couples the
+                peers; every rule that works per variable does not.
+            loss: One loss for every learner: a string, a `keras.losses.Loss`
+                or a function giving one value per example. A string takes the
+                model's `from_logits`; an object must agree with it. `None` if
+                `supervised_weight` is 0.
+            metrics: List of metrics. Each is kept for the ensemble under its
+                own name and for every learner as `peer_0_<name>`; all of them
+                see probabilities.
+            weighted_metrics: The same, weighted by `sample_weight`.
+
+        Raises:
+            ValueError: if the loss contradicts `from_logits`, has no mean
+                reduction or ignores a class; if a list of optimizers does not
+                fit the peers; if `steps_per_execution > 1` on torch.
+        """
+        kwargs = {
+            "run_eagerly": run_eagerly,
+            "steps_per_execution": steps_per_execution,
+            "jit_compile": jit_compile,
+            "auto_scale_loss": auto_scale_loss,
+        }
+        backends.check_steps_per_execution(steps_per_execution)
+        loss_values = None
+        if loss is not None or self.supervised_weight > 0:
+            loss_values = compiling.PerExampleLoss(
+                loss, self.from_logits, soft_targets=self.target is not None
+            )
+        logs = Logs(
+            metrics,
+            weighted_metrics,
+            ["ensemble", *self.learner_names],
+            distillation=self.knowledge is not None,
+            selection=self.selection is not None,
+            feature_loss=self.feature_loss is not None,
+        )
+        super().compile(
+            compiling.optimizer_for_peers(optimizer, self.peers), **kwargs
+        )
+        self.loss = loss
+        self._loss_values = loss_values
+        self._logs = logs
+        # Not a plain dictionary: Keras would track the metrics inside it.
+        self._compile_arguments = types.MappingProxyType(
+            {
+                "optimizer": optimizer,
+                "loss": loss,
+                "metrics": metrics,
+                "weighted_metrics": weighted_metrics,
+                **kwargs,
+            }
+        )
+        # The weight of an earlier loss is let go.
+        self.transition_slack.clear()
+        if isinstance(loss, losses.TransitionRevision):
+            loss.attach(self)
+        if self.built:
+            # Restoring a checkpoint needs the optimizer's variables.
+            self.optimizer.build(self.trainable_variables)
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        if not self.compiled:
+            return None
+        return compiling.portable(
+            keras.saving.serialize_keras_object(dict(self._compile_arguments))
+        )
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def train_step(self, *args: Any) -> Any:
+        """Run Keras's own step, and what moves with it.
+
+        The objective is in `compute_loss`, of which Keras's step takes the
+        gradient; here are the class weights, the step counter, and the parts
+        that move after each optimizer step.
+        """
+        return backends.run_step(
+            self, super().train_step, args, self._weighed, self._after_step
+        )
+
+    def _weighed(self, data: Any) -> Any:
+        if self._class_weight is None:
+            return data
+        return labels_module.weighed(data, self._class_weight, self.num_classes)
+
+    def _after_step(self, taken: Any) -> None:
+        step = self.clock.advance(taken)
+        for part in self.parts().values():
+            after_step = getattr(part, "after_step", None)
+            if after_step is not None:
+                after_step(taken, step)
+
+    # Objective.
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Return the sum of the learners' losses, and record its parts."""
+        # Keras gives every part of `y` in a dictionary the same weight.
+        sample_weight = labels_module.label_of(sample_weight)
+        labels = labels_module.labels_of_batch(y, self.num_classes)
+        batch = self._batch(x, y, labels, y_pred, training)
+        if self.knowledge is not None:
+            batch = objective.with_knowledge(
+                batch, self.knowledge, self.selection
+            )
+        supervised = self._supervised(batch, labels, y_pred)
+        total = self.supervised_weight * supervised
+        terms = {"supervised_loss": supervised}
+        if self.knowledge is not None:
+            divergence = checked_shape(
+                self.divergence,
+                "divergence",
+                self.divergence(batch),
+                batch.logits.shape[:2],
+            )
+            distillation = getattr(self.divergence, "factor", 1.0) * ops.sum(
+                divergence, axis=1
+            )
+            weight = self.distillation_weight
+            if callable(weight):
+                weight = ops.cast(weight(batch.progress), distillation.dtype)
+            total = total + weight * distillation
+            terms["distillation_loss"] = distillation
+        if self.feature_loss is not None:
+            of_features = checked_shape(
+                self.feature_loss,
+                "feature_loss",
+                self.feature_loss(batch),
+                batch.logits.shape[:1],
+            )
+            total = total + of_features
+            terms["feature_loss"] = of_features
+        loss = reduction.batch_mean(total, sample_weight)
+        for term in self.losses:
+            loss = loss + reduction.batch_mean(ops.reshape(ops.sum(term), (1,)))
+        self._logs.record_objective(
+            terms, batch.selected, batch.threshold, sample_weight
+        )
+        return loss
+
+    def _batch(
+        self, x: Any, y: Any, labels: Any, y_pred: Any, training: bool
+    ) -> Batch:
+        progress = self.clock.progress()
+        if training:
+            self.clock.follow(self._schedule, progress)
+        logits = self.logits(y_pred)
+        given = None
+        if labels is not None:
+            if self._loss_values is not None:
+                self._loss_values.check_labels(labels, self.num_classes)
+            given = functools.partial(
+                labels_module.one_hot, labels, self.num_classes, logits.dtype
+            )
+        index = None
+        if training and self.needs_index:
+            index = labels_module.index_of_batch(y)
+            if index is None:
+                raise ValueError(
+                    "`y` must be {'label': ..., 'index': ...} for a part that "
+                    "remembers examples: the index is each example's place in "
+                    "the data set, which `fit` knows for arrays only. "
+                    "Received: labels without an index."
+                )
+        return Batch(
+            x=x,
+            labels=given,
+            labelled=labels_module.labelled_of_batch(y),
+            index=index,
+            logits=logits,
+            features=y_pred.get("features"),
+            progress=progress,
+            training=training,
+            threshold=ops.convert_to_tensor(self.clock.threshold),
+            from_logits=self.from_logits,
+        )
+
+    def _supervised(self, batch: Batch, labels: Any, y_pred: Any) -> Any:
+        if labels is None and self.supervised_weight > 0:
+            raise ValueError(
+                "`y` must be given, because labels have a weight. Received: "
+                f"y=None and supervised_weight={self.supervised_weight}. For "
+                "data without labels give `supervised_weight=0`."
+            )
+        if labels is None or self._loss_values is None:
+            return ops.zeros_like(batch.logits[:, 0, 0])
+        return objective.supervised_values(
+            batch,
+            labels,
+            self.outputs_of(y_pred),
+            self._loss_values,
+            self.target,
+            self.gate,
+        )
+
+    def check_thresholds(self, *thresholds: float) -> None:
+        """Raise if the gate cannot work with the thresholds of a training.
+
+        Raises:
+            ValueError: if it says so.
+        """
+        check = getattr(self.gate, "check_thresholds", None)
+        if check is not None:
+            check(self.selection, thresholds, self.num_classes)
+
+    def averaged_outputs(self, inputs: Any) -> list[Any]:
+        """Return what the peers' averages put out, one for each peer.
+
+        Raises:
+            ValueError: if the model has no averages.
+        """
+        return self.averaged_peers().outputs(inputs)
+
+    def averaged_peers(self) -> knowledge_room.AveragedPeers:
+        """Return the part that holds the peers' averaged weights.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        for part in knowledge_room.parts_of(self.knowledge):
+            if isinstance(part, knowledge_room.AveragedPeers):
+                return part
+        raise ValueError(
+            "The averaged peers must be among the model's `knowledge`: "
+            "`keras_smkd.knowledge.AveragedPeers`. "
+            f"Received: knowledge={self.knowledge!r}."
+        )
+
+    # Metrics.
+
+    @property
+    def metrics(self) -> list[Any]:
+        return super().metrics + (self._logs.metrics if self._logs else [])
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Update the compiled metrics of the ensemble and of every learner."""
+        labels = labels_module.labels_of_batch(y, self.num_classes)
+        if labels is not None:
+            probs = ops.exp(functional.log_probabilities(self.logits(y_pred)))
+            self._logs.record_outputs(
+                labels,
+                [
+                    ops.mean(probs[:, : self.num_peers], axis=1),
+                    *(probs[:, i] for i in range(len(self.learner_names))),
+                ],
+                labels_module.label_of(sample_weight),
+                labels_module.labelled_of_batch(y),
+            )
+        return self.get_metrics_result()
+
+    # Configuration.
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        arguments = {
+            name: serialize(getattr(self, name))
+            for name in argument_names(type(self))
+            if name not in ("peers", "total_steps")
+        }
+        return {
+            **super().get_config(),
+            **files.format_config(),
+            **arguments,
+            "peers": [serialize(peer) for peer in self.peers],
+            "total_steps": self.given_total_steps,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> "PeerLearning":
+        config = files.without_format(config)
+        for name in set(argument_names(cls)) & set(config):
+            config[name] = keras.saving.deserialize_keras_object(
+                config[name], custom_objects=custom_objects
+            )
+        return cls(**config)

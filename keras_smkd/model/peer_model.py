@@ -1,0 +1,548 @@
+"""A Keras model of peers: its doors, its forward pass, its files, its `fit`."""
+
+import contextvars
+import dataclasses
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_smkd import _checks
+from keras_smkd import functional
+from keras_smkd.features import recorder
+from keras_smkd.knowledge.teachers import in_whole_file
+from keras_smkd.model import backends
+from keras_smkd.model import files
+from keras_smkd.model import labels as labels_module
+from keras_smkd.model import peers as peers_module
+from keras_smkd.model import resuming
+from keras_smkd.model.clock import Clock
+
+FIT_SIGNATURE = inspect.signature(keras.Model.fit)
+TRAIN_SIGNATURE = inspect.signature(keras.Model.train_on_batch)
+
+# What `predict` is to give, in the thread that called it.
+_OUTPUT: contextvars.ContextVar[str] = contextvars.ContextVar(
+    "output", default="ensemble"
+)
+
+
+class PeerModel(keras.Model):
+    """Several classifiers of the same inputs, as one model that can resume.
+
+    What they are trained for is said by a subclass.
+
+    Args:
+        peers: List of `keras.Model`s.
+        from_logits: Whether they put out logits, or probabilities.
+        head: Layer `(features, training) -> (batch, classes)`, or `None`.
+        parts: The parts of the objective, by name; those without weights, too.
+        total_steps: Optimizer steps in the whole training, or `None` to take
+            it from `fit`.
+        threshold: The selection threshold to begin with.
+        min_peers: How many peers there must be.
+        **kwargs: As for `keras.Model`.
+    """
+
+    def __init__(
+        self,
+        peers: Sequence[keras.Model],
+        from_logits: bool,
+        head: Any,
+        parts: dict[str, Any],
+        total_steps: int | None,
+        threshold: float,
+        min_peers: int,
+        **kwargs: Any,
+    ) -> None:
+        peers_module.check_peers(peers, min_peers)
+        _checks.boolean("from_logits", from_logits)
+        super().__init__(**kwargs)
+        self.from_logits = from_logits
+        self.peers = list(peers)
+        self.head = head
+        self.clock = Clock(total_steps, threshold)
+        self.given_total_steps = total_steps
+        # Known once the model is built; nothing is checked before.
+        self.num_classes: Any = None
+        # Where in a training by `fit` it stands; unknown before the first.
+        self.place: files.Place | None = None
+        self._was_loaded = False
+        self._schedule: Callable[[Any], Any] | None = None
+        self._class_weight: dict[int, float] | None = None
+        self._traced: Any = (None, None)
+        self._is_prepared = False
+        # In closures: Keras would save what it finds behind attributes, for
+        # each part under its own name, and lists of them once more.
+        parts = {k: part for k, part in parts.items() if part is not None}
+        self.parts = lambda: parts
+        self._recorders: Callable[[], list[Any]] = lambda: []
+        functions: dict[str, Any] = {}
+        self._predict_functions = lambda: functions
+        lock = threading.RLock()
+        self._predict_lock = lambda: lock
+
+    # Before `__init__` there is nothing to keep, and Keras sets it to `None`.
+    _predict_functions: Callable[[], dict[str, Any]] = staticmethod(dict)
+
+    # What a subclass says.
+
+    def averaged_outputs(self, inputs: Any) -> list[Any]:
+        """Return what the peers' averages put out, one for each peer."""
+        raise ValueError(
+            "`output='averaged'` needs `knowledge.AveragedPeers` in the model. "
+            "Received: a model without."
+        )
+
+    def check_thresholds(self, *thresholds: float) -> None:
+        """Raise if a part cannot work with a threshold, over the training."""
+
+    # Names.
+
+    @property
+    def num_peers(self) -> int:
+        """The number of peers."""
+        return len(self.peers)
+
+    @property
+    def peer_names(self) -> list[str]:
+        """The names of the peers in outputs, logs and exports."""
+        return [f"peer_{i}" for i in range(self.num_peers)]
+
+    @property
+    def learner_names(self) -> list[str]:
+        """The names of the peers, and of the head if there is one."""
+        return self.peer_names + ([] if self.head is None else ["head"])
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The names of the peers' layers that a part looks at."""
+        parts = (*self.parts().values(), self.head)
+        found = [tap for part in parts for tap in getattr(part, "taps", ())]
+        return tuple(dict.fromkeys(found))
+
+    # Forward pass.
+
+    def build(self, input_shape: Any) -> None:
+        """Build what is not built yet: peers, and what the parts need."""
+        for peer in self.peers:
+            if not peer.built:
+                peer.build_from_config({"input_shape": input_shape})
+        self.num_classes = peers_module.known_num_classes(self.peers)
+        if not self._is_prepared:
+            self._prepare()
+            self._is_prepared = True
+        self.built = True
+
+    def _prepare(self) -> None:
+        taps = self.taps
+        if taps:
+            recorders = [recorder(peer, taps) for peer in self.peers]
+            self._recorders = lambda: recorders
+        for name, part in {**self.parts(), "head": self.head}.items():
+            if not hasattr(part, "prepare"):
+                continue
+            if self.num_classes is None:
+                raise ValueError(
+                    "`peers` must tell their number of classes when they are "
+                    f"built, for `{name}`={part!r}. Received: peers without "
+                    "an output shape. Build each as a functional or "
+                    "sequential model."
+                )
+            part.prepare(self.peers, self.num_classes)
+
+    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        if _OUTPUT.get() == "averaged":
+            outputs = self.averaged_outputs(inputs)
+            return dict(zip(self.peer_names, outputs, strict=True))
+        taps = self.taps
+        outputs: dict[str, Any] = {}
+        features: dict[str, list[Any]] = {tap: [] for tap in taps}
+        runs = self._recorders() or self.peers
+        for name, run in zip(self.peer_names, runs, strict=True):
+            output = run(inputs, training=training)
+            if taps:
+                output, found = output
+                for tap, feature in zip(taps, found, strict=True):
+                    features[tap].append(feature)
+            outputs[name] = output
+        if self.head is not None:
+            wanted = getattr(self.head, "taps", ())
+            outputs["head"] = self.head(
+                [feature for tap in wanted for feature in features[tap]],
+                training=training,
+            )
+        # A subclassed peer tells the shape of its output only here.
+        self.num_classes = peers_module.common_num_classes(
+            {
+                name: tuple(getattr(output, "shape", ()))
+                for name, output in outputs.items()
+            }
+        )
+        looked_at = {
+            tap
+            for part in self.parts().values()
+            for tap in getattr(part, "taps", ())
+        }
+        if looked_at:
+            outputs["features"] = {
+                tap: tuple(features[tap]) for tap in taps if tap in looked_at
+            }
+        return outputs
+
+    def logits(self, y_pred: dict[str, Any]) -> Any:
+        """Return `(batch, learners, classes)` from the learners' outputs."""
+        return functional.logits(
+            ops.stack(self.outputs_of(y_pred), axis=1), self.from_logits
+        )
+
+    def outputs_of(self, y_pred: dict[str, Any]) -> list[Any]:
+        """Return each learner's own outputs, float32 or float64."""
+        return [
+            functional.at_least_float32(y_pred[name])
+            for name in self.learner_names
+            if name in y_pred
+        ]
+
+    # Doors.
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        given = FIT_SIGNATURE.bind(self, *args, **kwargs).arguments
+        given.pop("self")
+        given["y"] = given.get("y")
+        if self.needs_index:
+            given["y"] = labels_module.with_index(given["y"])
+        self._check_training_labels(given["y"])
+        validation_data = given.get("validation_data")
+        if isinstance(validation_data, (list, tuple)):
+            self._check_labels(*validation_data[1:2])
+        self._class_weight = labels_module.checked_class_weight(
+            given.pop("class_weight", None),
+            given.get("sample_weight"),
+            self.num_classes,
+        )
+        try:
+            with resuming.counted_callbacks(
+                self,
+                given.pop("callbacks", None),
+                given.get("initial_epoch", 0),
+                given.get("x"),
+            ) as callbacks:
+                return super().fit(callbacks=callbacks, **given)
+        finally:
+            self._schedule = None
+            self._class_weight = None
+
+    @functools.wraps(keras.Model.evaluate)
+    def evaluate(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        self._check_labels(y)
+        try:
+            return super().evaluate(x, y, *args, **kwargs)
+        finally:
+            backends.put_weights_back(self)
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+        *,
+        output: str = "ensemble",
+    ) -> Any:
+        """Return class probabilities; as `keras.Model.predict` otherwise.
+
+        It can be called from several threads, one of which works at a time.
+
+        Args:
+            output: `"ensemble"` for the mean of the peers' probabilities,
+                `"all"` for each peer's own (and the head's), `"averaged"` for
+                the mean over the peers' averaged weights, or the name of one
+                learner, such as `"peer_0"` or `"head"`.
+
+        Returns:
+            `(examples, classes)`; for `"all"` a dictionary of these with the
+            keys `"peer_0"`, `"peer_1"`, ...
+
+        Raises:
+            ValueError: if the model has no such output.
+        """
+        known = ("ensemble", "all", "averaged", *self.learner_names)
+        _checks.one_of("output", output, known)
+        with self._predict_lock():
+            token = _OUTPUT.set(output)
+            try:
+                return super().predict(x, batch_size, verbose, steps, callbacks)
+            finally:
+                _OUTPUT.reset(token)
+                backends.put_weights_back(self)
+
+    @property
+    def predict_function(self) -> Any:
+        """The compiled function of the output that is asked for."""
+        return self._predict_functions().get(_OUTPUT.get())
+
+    @predict_function.setter
+    def predict_function(self, value: Any) -> None:
+        if value is None:
+            self._predict_functions().clear()
+        else:
+            self._predict_functions()[_OUTPUT.get()] = value
+
+    def predict_step(self, *args: Any) -> Any:
+        return backends.map_outputs(super().predict_step(*args), self._readout)
+
+    def _readout(self, y_pred: Any) -> Any:
+        log_probs = functional.log_probabilities(self.logits(y_pred))
+        probs = ops.exp(log_probs)
+        output = _OUTPUT.get()
+        if output in ("ensemble", "averaged"):
+            return ops.mean(probs[:, : self.num_peers], axis=1)
+        each = {name: probs[:, i] for i, name in enumerate(self.learner_names)}
+        return each if output == "all" else each[output]
+
+    @functools.wraps(keras.Model.train_on_batch)
+    def train_on_batch(
+        self, x: Any, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        given = TRAIN_SIGNATURE.bind(self, x, y, *args, **kwargs).arguments
+        given.pop("self")
+        self._check_training_labels(y)
+        self._class_weight = labels_module.checked_class_weight(
+            given.pop("class_weight", None),
+            given.get("sample_weight"),
+            self.num_classes,
+        )
+        self.settle_step()
+        try:
+            return super().train_on_batch(**given)
+        finally:
+            self._class_weight = None
+
+    @functools.wraps(keras.Model.test_on_batch)
+    def test_on_batch(
+        self, x: Any, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        self._check_labels(y)
+        return super().test_on_batch(x, y, *args, **kwargs)
+
+    def _check_labels(self, y: Any = None) -> None:
+        labels_module.check_label_values(y, self.num_classes)
+
+    @property
+    def needs_index(self) -> bool:
+        """Whether a part needs each example's place in the data set."""
+        return any(
+            getattr(part, "needs_index", False)
+            for part in self.parts().values()
+        )
+
+    def _check_training_labels(self, y: Any) -> None:
+        self._check_labels(y)
+        for part in self.parts().values():
+            for remembering in _remembering(part):
+                labels_module.check_index_values(y, remembering.num_examples)
+
+    # Progress.
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken in the current training."""
+        return int(ops.convert_to_numpy(self.clock.step))
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps in the whole training, `None` if unknown."""
+        return int(ops.convert_to_numpy(self.clock.total_steps)) or None
+
+    @total_steps.setter
+    def total_steps(self, value: int) -> None:
+        value = _checks.integer("total_steps", value, minimum=1)
+        self.given_total_steps = value
+        self.clock.total_steps.assign(value)
+
+    @property
+    def threshold(self) -> float:
+        """The threshold in force; a schedule given to `fit` overwrites it."""
+        return float(ops.convert_to_numpy(self.clock.threshold))
+
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        value = _checks.number("threshold", value, minimum=0.0)
+        self.check_thresholds(value)
+        self.clock.threshold.assign(value)
+
+    def set_threshold_schedule(self, schedule: Callable[[Any], Any]) -> None:
+        """Let a schedule write the threshold, for the rest of this `fit`.
+
+        It becomes part of the compiled step: no retracing while it stays, no
+        exchange with the host. `ThresholdSchedule` callbacks call this.
+
+        Args:
+            schedule: `progress -> threshold`.
+
+        Raises:
+            ValueError: if there is a schedule already, or a part cannot work
+                with its thresholds.
+        """
+        if self._schedule is not None:
+            raise ValueError(
+                "`fit` must be given one threshold schedule at the most. "
+                f"Received: {schedule!r} besides {self._schedule!r}."
+            )
+        self.check_thresholds(
+            *(
+                float(ops.convert_to_numpy(schedule(progress)))
+                for progress in (0.0, 0.25, 0.5, 0.75, 1.0)
+            )
+        )
+        self._schedule = schedule
+
+    def settle_step(self) -> None:
+        """Have the compiled step contain what is in force now.
+
+        Another schedule, or other class weights, need another step; the same
+        ones keep the step that there is.
+
+        Raises:
+            ValueError: if a part follows the progress of training and the
+                total steps are unknown.
+        """
+        followers = [self._schedule, *self.parts().values()]
+        needed = any(
+            getattr(part, "needs_progress", callable(part))
+            for part in followers
+            if part is not None
+        )
+        if needed and self.total_steps is None:
+            raise ValueError(
+                "`total_steps` must be known, because a part, the weight or "
+                "the threshold schedule follows the progress of training. "
+                "Received: total_steps=None and data of unknown length. Give "
+                "`steps_per_epoch` to `fit`, or `total_steps` to the model."
+            )
+        in_force = (self._schedule, self._class_weight)
+        if in_force[0] is not self._traced[0] or in_force[1] != self._traced[1]:
+            self._traced = in_force
+            self.make_train_function(force=True)
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs that `fit` has done, for `initial_epoch`."""
+        return 0 if self.place is None else self.place.epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say that so many whole epochs are done, whatever a file says.
+
+        Not a setter: TensorFlow drops the setting of a value that is there.
+        """
+        epoch = _checks.integer("epoch", epoch, minimum=0)
+        seed = 0 if self.place is None else self.place.torch_seed
+        self.place = files.Place(epoch, data_epoch=epoch, torch_seed=seed)
+
+    def take_loaded(self) -> bool:
+        """Return whether weights were loaded since this was last asked."""
+        was_loaded, self._was_loaded = self._was_loaded, False
+        return was_loaded
+
+    # Files.
+
+    def save(
+        self,
+        filepath: Any,
+        overwrite: bool = True,
+        zipped: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save as `keras.Model.save` does, a `.keras` file whole or not."""
+        is_one_file = zipped is not False and str(filepath).endswith(".keras")
+        with (
+            files.whole_file(filepath, overwrite, is_one_file) as path,
+            in_whole_file(),
+        ):
+            super().save(path, overwrite=overwrite, zipped=zipped, **kwargs)
+
+    def save_weights(
+        self,
+        filepath: Any,
+        overwrite: bool = True,
+        max_shard_size: float | None = None,
+    ) -> None:
+        """Save as `keras.Model.save_weights` does, one file whole or not."""
+        is_one_file = max_shard_size is None
+        with files.whole_file(filepath, overwrite, is_one_file) as path:
+            super().save_weights(path, overwrite, max_shard_size)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the model's own weights, its randomness and its place.
+
+        Keras leaves the seeds of dropout and of random layers out, without
+        which a resumed training goes another way.
+        """
+        super().save_own_variables(store)
+        for i, state in enumerate(self._seed_states()):
+            store[f"seed_{i}"] = ops.convert_to_numpy(state)
+        store["format"] = np.array(files.FORMAT, "int32")
+        if self.place is not None:
+            store["place"] = np.array(dataclasses.astuple(self.place), "int32")
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load what `save_own_variables` saved.
+
+        Raises:
+            ValueError: if a later version saved it, in a format of its own.
+        """
+        saved = {name: store[name] for name in store.keys()}
+        files.check_format(saved.pop("format", None))
+        place = saved.pop("place", None)
+        seeds = {name for name in saved if name.startswith("seed_")}
+        super().load_own_variables(
+            {name: saved[name] for name in saved.keys() - seeds}
+        )
+        states = self._seed_states()
+        # Peers with other random layers are other peers; their weights fit.
+        if len(seeds) == len(states):
+            for i, state in enumerate(states):
+                state.assign(saved[f"seed_{i}"])
+        self.place = None
+        if place is not None:
+            epoch, is_inside, *rest = np.asarray(place).tolist()
+            self.place = files.Place(epoch, bool(is_inside), *rest)
+        self._was_loaded = True
+
+    def _seed_states(self) -> list[Any]:
+        known = {id(v) for v in (*self.weights, *self.metrics_variables)}
+        return [v for v in self.variables if id(v) not in known]
+
+    # What torch and JAX need; see `backends`.
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, **kwargs: Any
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield every variable's parameter, under a name of its own."""
+        return backends.named_parameters(self.variables, prefix)
+
+    def _get_jax_state(self, **kwargs: Any) -> Any:
+        state = super()._get_jax_state(**kwargs)
+        backends.remember_state(self, state, kwargs)
+        return state
+
+
+def _remembering(part: Any) -> list[Any]:
+    """Return the parts with a memory in a part: itself, or its sources."""
+    return [
+        own
+        for own in (part, *getattr(part, "sources", ()))
+        if hasattr(own, "num_examples")
+    ]

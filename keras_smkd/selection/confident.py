@@ -1,0 +1,86 @@
+"""Selection by how unsure each prediction is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_smkd import _checks
+from keras_smkd import functional
+from keras_smkd._config import Configured
+from keras_smkd.batch import Batch
+
+
+@keras.saving.register_keras_serializable(package="keras_smkd")
+class ConfidentKnowledge(Configured):
+    """Pass on the predictions whose uncertainty lies below a threshold.
+
+    `s = 1 if uncertainty(q) < threshold else 0`, strict, with the uncertainty
+    of `functional.uncertainty` in [0, 1]. Threshold 0 passes nothing on
+    (independent models); any threshold above 1 passes on everything (deep
+    mutual learning). A prediction that is not finite is never passed on.
+
+    Args:
+        measure: `"entropy"` (normalised by `log(classes)`), `"probability"`
+            (1 minus the largest), `"margin"` (1 minus the difference of the
+            two largest), or a function from `(..., classes)`
+            log-probabilities to `(...)` in [0, 1].
+        threshold: Number >= 0, used as long as no
+            `keras_smkd.callbacks.ThresholdSchedule` is given to `fit`.
+
+    Example:
+
+    >>> knowledge = ops.log([[[0.99, 0.01], [0.5, 0.5]]])
+    >>> ConfidentKnowledge("entropy", 0.5)(Batch(knowledge=knowledge))
+    [[1.0, 0.0]]
+
+    Reference:
+        Li et al., 2023, "SMKD: Selective Mutual Knowledge Distillation",
+        IJCNN.
+        https://doi.org/10.1109/IJCNN54540.2023.10191991
+    """
+
+    def __init__(
+        self,
+        measure: str | Callable[[Any], Any] = "entropy",
+        threshold: float = 0.5,
+    ) -> None:
+        functional.measure_of(measure)
+        self.measure = measure
+        self.threshold = _checks.number("threshold", threshold, minimum=0.0)
+
+    def __call__(self, batch: Batch) -> Any:
+        """Return 1 where knowledge is passed on, 0 where it is not.
+
+        Args:
+            batch: With `knowledge`; its `threshold`, if it has one, is in
+                force in place of the one given at construction.
+
+        Returns:
+            `(batch, sources)`, 0 or 1, no gradient.
+        """
+        unsure = functional.uncertainty(
+            ops.stop_gradient(batch.needed("knowledge", self)), self.measure
+        )
+        threshold = ops.cast(threshold_of(batch, self), unsure.dtype)
+        return ops.cast(unsure < threshold, unsure.dtype)
+
+    def selects_all(
+        self, threshold: float, num_classes: int | None = None
+    ) -> bool:
+        """Return whether a threshold passes on all that is finite.
+
+        Args:
+            threshold: Number >= 0.
+            num_classes: Number of classes, `None` if it is not known yet.
+        """
+        largest = 1.0
+        if self.measure == "probability" and num_classes is not None:
+            largest = 1.0 - 1.0 / num_classes
+        return threshold > largest
+
+
+def threshold_of(batch: Batch, selection: Any) -> Any:
+    """Return the threshold in force: the batch's, or the selection's own."""
+    return selection.threshold if batch.threshold is None else batch.threshold
