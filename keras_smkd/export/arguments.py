@@ -17,26 +17,34 @@ ACCURACIES = (
 
 
 def chosen_artefacts(
-    what: str, peer_names: Sequence[str], metrics: dict[str, float] | None
+    what: str,
+    peer_names: Sequence[str],
+    metrics: dict[str, float] | None,
+    has_head: bool = False,
 ) -> dict[str, list[int]]:
     """Return, from each artefact's name, the positions of its peers.
 
     Args:
-        what: `"all"`, `"peers"`, `"ensemble"`, `"best_peer"`, or the name of
-            one peer.
+        what: `"all"`, `"peers"`, `"ensemble"`, `"averaged"`, `"best_peer"`,
+            `"head"` if there is one, or the name of one peer.
         peer_names: The peers' names: `peer_0`, `peer_1`, ...
         metrics: What `evaluate` measured; for `"best_peer"` only.
+        has_head: Whether the model has a head, for which all peers are
+            needed.
 
     Raises:
         ValueError: if `what` is something else, or the best peer is asked for
             and cannot be told.
     """
     peers = {name: [position] for position, name in enumerate(peer_names)}
-    ensemble = {"ensemble": list(range(len(peer_names)))}
+    every = list(range(len(peer_names)))
+    head = {"head": every} if has_head else {}
     choices = {
-        "all": {**peers, **ensemble},
+        "all": {**peers, **head, "ensemble": every},
         "peers": peers,
-        "ensemble": ensemble,
+        "ensemble": {"ensemble": every},
+        "averaged": {"averaged": every},
+        **({"head": head} if has_head else {}),
         **{name: {name: position} for name, position in peers.items()},
     }
     _checks.one_of("what", what, [*choices, "best_peer"])

@@ -11,7 +11,7 @@ from keras_smkd.export.folder import CARD
 from keras_smkd.export.formats import FORMATS
 from keras_smkd.export.serving_model import ServingModel
 from keras_smkd.export.serving_model import described
-from keras_smkd.model import SelectiveMutualDistillation
+from keras_smkd.model import PeerLearning
 
 LABELS = "labels.txt"
 # Of the configuration, what is elsewhere in the card, or says nothing there.
@@ -20,7 +20,7 @@ _NO_SETTINGS = ("peers", "name", "trainable", "dtype", "format", "version")
 
 def write_card(
     folder: pathlib.Path,
-    model: SelectiveMutualDistillation,
+    model: PeerLearning,
     artefacts: dict[str, list[int]],
     served: ServingModel,
     format: str,
@@ -92,7 +92,7 @@ def write_card(
 
 
 def distillation_settings(
-    model: SelectiveMutualDistillation,
+    model: PeerLearning,
 ) -> dict[str, Any] | None:
     """Return the model's configuration but for the peers, where it is JSON.
 
@@ -114,7 +114,7 @@ def distillation_settings(
 
 
 def _outputs(
-    model: SelectiveMutualDistillation,
+    model: PeerLearning,
     format: str,
     class_names: list[str] | None,
 ) -> list[dict[str, Any]]:

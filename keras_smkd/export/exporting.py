@@ -8,6 +8,7 @@ import keras
 
 from keras_smkd import _checks
 from keras_smkd.export import arguments
+from keras_smkd.export import backends
 from keras_smkd.export import card
 from keras_smkd.export import formats
 from keras_smkd.export import process
@@ -15,13 +16,15 @@ from keras_smkd.export import writers
 from keras_smkd.export.folder import target_of
 from keras_smkd.export.folder import whole_folder
 from keras_smkd.export.serving_model import ServingModel
+from keras_smkd.export.serving_model import averaged
 from keras_smkd.export.serving_model import in_float32
 from keras_smkd.export.serving_model import raw_inputs
-from keras_smkd.model import SelectiveMutualDistillation
+from keras_smkd.export.serving_model import takes_texts
+from keras_smkd.model import PeerLearning
 
 
 def export(
-    model: SelectiveMutualDistillation,
+    model: PeerLearning,
     path: str | os.PathLike,
     *,
     what: str = "all",
@@ -56,10 +59,11 @@ def export(
         model: Built, with peers that know their input shape (functional, or
             sequential with an input).
         path: Folder to make. It appears whole or not at all.
-        what: `"all"` for `peer_0/`, `peer_1/`, ... and `ensemble/`; `"peers"`
-            or `"ensemble"` for a part of these; `"peer_0"` and so on for one
-            peer; `"best_peer"` for the peer that is most accurate by
-            `metrics`.
+        what: `"all"` for `peer_0/`, `peer_1/`, ..., `head/` if there is one
+            and `ensemble/`; `"peers"`, `"head"` or `"ensemble"` for a part of
+            these; `"peer_0"` and so on for one peer; `"best_peer"` for the
+            peer that is most accurate by `metrics`; `"averaged"` for the
+            ensemble of the peers' averaged weights.
         format: One of the above.
         preprocessing: Layer or model from the raw inputs to what the peers
             take, in the artefact once. A model with an input decides what is
@@ -74,7 +78,7 @@ def export(
         overwrite: Whether to replace an earlier export at `path`.
 
     Raises:
-        TypeError: if `model` is no `SelectiveMutualDistillation`, or another
+        TypeError: if `model` is no `PeerLearning`, or another
             argument is of the wrong kind.
         ValueError: if an argument has a wrong value, the peers do not know
             their input shape, or the best peer cannot be told.
@@ -103,15 +107,17 @@ def export(
     served.signatures["serving_default"](inputs=images)["class_name"]
     ```
     """
-    if not isinstance(model, SelectiveMutualDistillation):
+    if not isinstance(model, PeerLearning):
         raise TypeError(
-            "`model` must be a `keras_smkd.SelectiveMutualDistillation`. "
+            "`model` must be a `keras_smkd.PeerLearning`. "
             f"Received: model={model!r} of type {type(model).__name__}."
         )
     _checks.one_of("format", format, formats.FORMATS)
     metrics = arguments.checked_metrics(metrics)
     noise = arguments.checked_noise(noise)
-    artefacts = arguments.chosen_artefacts(what, model.peer_names, metrics)
+    artefacts = arguments.chosen_artefacts(
+        what, model.peer_names, metrics, model.head is not None
+    )
     target = target_of(path, overwrite)
     formats.check_installed(format)
     models = _serving_models(model, artefacts, preprocessing)
@@ -119,7 +125,9 @@ def export(
         models = {name: in_float32(served) for name, served in models.items()}
     names = arguments.checked_class_names(class_names, model.num_classes)
     first = next(iter(models.values()))
-    backend = formats.other_backend(format, first)
+    backend = backends.other_backend(
+        format, takes_texts(first.serving_inputs), first.variables
+    )
     with whole_folder(target) as folder:
         try:
             if backend is None:
@@ -147,7 +155,7 @@ def export(
 
 
 def _serving_models(
-    model: SelectiveMutualDistillation,
+    model: PeerLearning,
     artefacts: dict[str, list[int]],
     preprocessing: Any,
 ) -> dict[str, ServingModel]:
@@ -158,12 +166,19 @@ def _serving_models(
             f"{type(preprocessing).__name__}."
         )
     inputs = raw_inputs(model.peers, preprocessing)
-    return {
+    models = {
         name: ServingModel(
             [model.peers[position] for position in positions],
             model.from_logits,
             inputs,
             preprocessing,
+            model.head if name == "head" else None,
         )
         for name, positions in artefacts.items()
     }
+    if "averaged" in models:
+        averages = model.averaged_peers()
+        models["averaged"] = averaged(
+            models["averaged"], [averages.values_of(p) for p in model.peers]
+        )
+    return models

@@ -3,11 +3,6 @@
 import importlib.util
 from typing import NamedTuple
 
-import keras
-
-from keras_smkd.export.serving_model import ServingModel
-from keras_smkd.export.serving_model import takes_texts
-
 
 class Format(NamedTuple):
     """What a format needs.
@@ -78,39 +73,3 @@ def check_installed(format: str) -> None:
             f'`pip install "keras-smkd[{FORMATS[format].extra}]"`. Formats '
             f"that can be written here: {formats_here()}."
         )
-
-
-def other_backend(format: str, model: ServingModel) -> str | None:
-    """Return the backend under which another process must write `model`.
-
-    Returns:
-        `None` if this process can write it itself.
-
-    Raises:
-        ValueError: if the model takes texts, which only a SavedModel can.
-    """
-    texts = takes_texts(model.serving_inputs)
-    if texts and format != "tf_saved_model":
-        raise ValueError(
-            "`format` must be 'tf_saved_model' for inputs of texts. "
-            f"Received: format={format!r}."
-        )
-    backend = keras.backend.backend()
-    backends = FORMATS[format].backends
-    if backend not in backends or (texts and backend != "tensorflow"):
-        return backends[0]
-    # What JAX and torch write on an accelerator, a server without one cannot
-    # load.
-    return backends[0] if _on_accelerator(model) else None
-
-
-def _on_accelerator(model: ServingModel) -> bool:
-    values = [variable.value for variable in model.variables]
-    kinds = {"cpu"}
-    if keras.backend.backend() == "torch":
-        kinds |= {value.device.type for value in values}
-    elif keras.backend.backend() == "jax":
-        kinds |= {
-            place.platform for value in values for place in value.devices()
-        }
-    return kinds != {"cpu"}

@@ -10,13 +10,16 @@ import keras
 from keras import ops
 
 from keras_smkd import functional
+from keras_smkd.export import backends
+from keras_smkd.features import recorder
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
 class ServingModel(keras.Model):
-    """The mean of some peers' probabilities, for inference only.
+    """The mean of some peers' probabilities, or a head's, for inference only.
 
-    `inputs -> preprocessing -> every peer -> {"probabilities": mean}`
+    `inputs -> preprocessing -> every peer -> {"probabilities": mean}`, or
+    `... -> every peer's features -> head -> {"probabilities": ...}`
 
     Args:
         peers: One or more built `keras.Model`s.
@@ -25,6 +28,8 @@ class ServingModel(keras.Model):
             inputs.
         preprocessing: Layer from the raw inputs to the peers' inputs, or
             `None`. It is applied once, whatever the number of peers.
+        head: Head on the features of all peers, whose probabilities are
+            served in place of the peers', or `None`.
 
     Raises:
         ValueError: if `preprocessing` does not fit the inputs or the peers.
@@ -36,6 +41,7 @@ class ServingModel(keras.Model):
         from_logits: bool,
         serving_inputs: Any,
         preprocessing: keras.Layer | None = None,
+        head: Any = None,
         **kwargs: Any,
     ) -> None:
         # The peers cast their inputs themselves; raw inputs stay as they are.
@@ -45,7 +51,13 @@ class ServingModel(keras.Model):
         # Keras would make another kind of dictionary of it.
         self._raw = types.MappingProxyType({"inputs": serving_inputs})
         self.preprocessing = preprocessing
-        if takes_texts(serving_inputs) and not _knows_texts():
+        self.head = head
+        # In a closure, or the peers' weights would be saved twice.
+        recorders = (
+            [] if head is None else [recorder(p, head.taps) for p in peers]
+        )
+        self._recorders = lambda: recorders
+        if takes_texts(serving_inputs) and not backends.knows_texts():
             # Another process checks it.
             self.built = True
             return
@@ -70,10 +82,15 @@ class ServingModel(keras.Model):
         del training  # It is always inference.
         if self.preprocessing is not None:
             inputs = self.preprocessing(inputs, training=False)
-        outputs = [
-            functional.at_least_float32(peer(inputs, training=False))
-            for peer in self.peers
-        ]
+        if self.head is None:
+            raw = [peer(inputs, training=False) for peer in self.peers]
+        else:
+            found = [run(inputs, training=False) for run in self._recorders()]
+            # All peers' features of one layer, then those of the next.
+            by_tap = zip(*(features for _, features in found), strict=True)
+            features = [feature for own in by_tap for feature in own]
+            raw = [self.head(features, training=False)]
+        outputs = [functional.at_least_float32(output) for output in raw]
         log_probs = functional.log_probabilities(
             ops.stack(outputs, axis=1), self.from_logits
         )
@@ -90,6 +107,7 @@ class ServingModel(keras.Model):
             # Keras leaves the names out.
             "input_names": [spec.name for spec in inputs],
             "preprocessing": serialize(self.preprocessing),
+            "head": serialize(self.head),
         }
 
     @classmethod
@@ -97,7 +115,7 @@ class ServingModel(keras.Model):
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> "ServingModel":
         config = dict(config)
-        for part in ("peers", "serving_inputs", "preprocessing"):
+        for part in ("peers", "serving_inputs", "preprocessing", "head"):
             config[part] = keras.saving.deserialize_keras_object(
                 config[part], custom_objects=custom_objects
             )
@@ -105,6 +123,31 @@ class ServingModel(keras.Model):
         for spec, name in zip(inputs, config.pop("input_names"), strict=True):
             spec.name = name
         return cls(**config)
+
+
+def averaged(
+    model: ServingModel, values: Sequence[Sequence[Any]]
+) -> ServingModel:
+    """Return a copy of a serving model with other weights in its peers.
+
+    Args:
+        model: What is to be copied.
+        values: For each peer, what to set its weights to.
+
+    Raises:
+        ValueError: if a peer has no configuration to copy it by.
+    """
+    try:
+        config = model.get_config()
+    except NotImplementedError as error:
+        raise ValueError(
+            "`model` must have peers with a `get_config` for what='averaged', "
+            f"since they are copied. Keras said: {error}"
+        ) from error
+    copy = _copy(model, config)
+    for peer, own in zip(copy.peers, values, strict=True):
+        peer.set_weights(own)
+    return copy
 
 
 def in_float32(model: ServingModel) -> ServingModel:
@@ -119,7 +162,12 @@ def in_float32(model: ServingModel) -> ServingModel:
     renamed = _with_float32_policies(config)
     if renamed == config:
         return model
-    copy = ServingModel.from_config(renamed)
+    return _copy(model, renamed)
+
+
+def _copy(model: ServingModel, config: dict[str, Any]) -> ServingModel:
+    """Return the model that a configuration describes, with its weights."""
+    copy = ServingModel.from_config(config)
     with tempfile.TemporaryDirectory() as scratch:
         # Unlike `set_weights`, it tells layers that they have new ones.
         path = pathlib.Path(scratch, "served.weights.h5")
@@ -168,10 +216,6 @@ def described(inputs: Any) -> list[dict[str, Any]]:
         {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
         for spec in keras.tree.flatten(inputs)
     ]
-
-
-def _knows_texts() -> bool:
-    return keras.backend.backend() == "tensorflow"
 
 
 def _known_inputs(model: keras.Layer | None) -> Any:

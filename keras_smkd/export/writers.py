@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_smkd.export import backends
 from keras_smkd.export.formats import FORMATS
 from keras_smkd.export.onnx_writer import write_onnx
 from keras_smkd.export.serving_model import ServingModel
@@ -41,7 +42,7 @@ def write(
 def _write_saved_model(
     model: ServingModel, path: str, class_names: list[str] | None
 ) -> None:
-    if keras.backend.backend() == "jax":
+    if backends.must_track():
         _archive(model, class_names, track=True).write_out(path, verbose=False)
         return
     try:
@@ -60,18 +61,11 @@ def _archive(
     archive = keras.export.ExportArchive()
     if track:
         archive.track(model)
-    options: dict[str, Any] = {}
-    if keras.backend.backend() == "jax":
-        # A server has the hardware that it has, and takes no gradients.
-        options["jax2tf_kwargs"] = {
-            "native_serialization_platforms": ("cpu", "cuda"),
-            "with_gradient": False,
-        }
     numbers = archive.add_endpoint(
         "serve" if class_names is None else "probabilities",
         model.__call__,
         [model.serving_inputs],
-        **options,
+        **backends.endpoint_options(),
     )
     if class_names is not None:
         named = _with_class_name(numbers, model.serving_inputs, class_names)

@@ -12,6 +12,7 @@ from keras_smkd.knowledge.past import PastPredictions
 from keras_smkd.knowledge.peers import AveragedPeers
 from keras_smkd.knowledge.peers import PeerPredictions
 from keras_smkd.knowledge.several import Several
+from keras_smkd.knowledge.several import find
 from keras_smkd.knowledge.several import parts_of
 from keras_smkd.knowledge.teachers import Teacher
 
@@ -41,6 +42,7 @@ __all__ = [
     "PeerPredictions",
     "Several",
     "Teacher",
+    "find",
     "get",
     "parts_of",
 ]

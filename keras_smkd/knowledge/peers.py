@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_smkd import _checks
@@ -129,8 +130,10 @@ class AveragedPeers(StatefulPart):
         for peer, averages in self._pairs():
             for variable in peer.weights:
                 if id(variable) in averages:
+                    # By way of NumPy: JAX would keep one array for both, and
+                    # cannot give that away twice.
                     averages[id(variable)].assign(
-                        ops.cast(variable.value, "float32")
+                        np.array(ops.convert_to_numpy(variable), "float32")
                     )
 
     def __call__(self, batch: Batch) -> Knowledge:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -11,6 +12,8 @@ from keras_smkd import functional
 from keras_smkd._config import StatefulPart
 from keras_smkd.batch import Batch
 from keras_smkd.batch import Knowledge
+
+Kind = TypeVar("Kind")
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
@@ -123,3 +126,22 @@ def parts_of(knowledge: Any) -> list[Any]:
     if isinstance(knowledge, Several):
         return [part for own in knowledge.sources for part in parts_of(own)]
     return [] if knowledge is None else [knowledge]
+
+
+def find(kind: type[Kind], knowledge: Any) -> Kind:
+    """Return the part of a kind in a model's knowledge.
+
+    Args:
+        kind: Class of the part.
+        knowledge: Part, `Several` of them, or `None`.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    for part in parts_of(knowledge):
+        if isinstance(part, kind):
+            return part
+    raise ValueError(
+        f"`knowledge` must be or hold a `{kind.__name__}`. "
+        f"Received: knowledge={knowledge!r}."
+    )

@@ -1,5 +1,6 @@
 """How far the training is, and the threshold that follows it."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -41,6 +42,29 @@ class Clock(keras.layers.Layer):
             autocast=False,
             aggregation="only_first_replica",
         )
+
+    def check_total_steps(self, parts: Iterable[Any]) -> None:
+        """Raise if a part follows the progress and the total is unknown.
+
+        Args:
+            parts: Parts or `None`s. One that does not say whether it follows
+                the progress may do so.
+
+        Raises:
+            ValueError: if it is so.
+        """
+        needed = any(
+            getattr(part, "needs_progress", True)
+            for part in parts
+            if part is not None
+        )
+        if needed and int(ops.convert_to_numpy(self.total_steps)) == 0:
+            raise ValueError(
+                "`total_steps` must be known, because a part, the weight or "
+                "the threshold schedule follows the progress of training. "
+                "Received: total_steps=None and data of unknown length. Give "
+                "`steps_per_epoch` to `fit`, or `total_steps` to the model."
+            )
 
     def progress(self) -> Any:
         """Return the share of training done, a float32 scalar in [0, 1]."""

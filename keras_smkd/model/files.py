@@ -5,9 +5,11 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 # Of the files written here. A change of what is in them makes it one more.
 FORMAT = 1
@@ -28,6 +30,51 @@ class Place:
     is_inside: bool = False
     data_epoch: int = 0
     torch_seed: int = 0
+
+
+def write_state(store: Any, seeds: Sequence[Any], place: Place | None) -> None:
+    """Put into a file what Keras leaves out.
+
+    Without the seeds of dropout and of random layers, a resumed training goes
+    another way.
+
+    Args:
+        store: Where to, by name.
+        seeds: Variables of the seeds.
+        place: Where in a training the model stands.
+    """
+    for i, state in enumerate(seeds):
+        store[f"seed_{i}"] = ops.convert_to_numpy(state)
+    store["format"] = np.array(FORMAT, "int32")
+    if place is not None:
+        store["place"] = np.array(dataclasses.astuple(place), "int32")
+
+
+def read_state(
+    store: Any, seeds: Sequence[Any]
+) -> tuple[dict[str, Any], Place | None]:
+    """Set the seeds from a file; return the rest of it, and the place.
+
+    Args:
+        store: From where, by name.
+        seeds: Variables of the seeds. If there are others than those saved,
+            the peers are others, and their weights may fit all the same.
+
+    Raises:
+        ValueError: if the file is of another format.
+    """
+    saved = {name: store[name] for name in store.keys()}
+    check_format(saved.pop("format", None))
+    place = saved.pop("place", None)
+    names = {name for name in saved if name.startswith("seed_")}
+    if len(names) == len(seeds):
+        for i, state in enumerate(seeds):
+            state.assign(saved[f"seed_{i}"])
+    rest = {name: saved[name] for name in saved.keys() - names}
+    if place is None:
+        return rest, None
+    epoch, is_inside, *others = np.asarray(place).tolist()
+    return rest, Place(epoch, bool(is_inside), *others)
 
 
 def check_format(number: Any, version: str = "another version") -> None:

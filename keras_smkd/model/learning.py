@@ -1,6 +1,5 @@
 """The formula: what peers learn from labels, and from what is known."""
 
-import functools
 import types
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -161,11 +160,7 @@ class PeerLearning(peer_model.PeerModel):
                 f"Received: selection={selection!r} and knowledge=None. Give "
                 "`knowledge='peers'`."
             )
-        if head is not None and not isinstance(head, keras.Layer):
-            raise TypeError(
-                "`head` must be a Keras layer or None. "
-                f"Received: head={head!r}."
-            )
+        objective.check_head(head)
         parts = {
             "knowledge": knowledge,
             "selection": selection,
@@ -331,13 +326,32 @@ class PeerLearning(peer_model.PeerModel):
         """Return the sum of the learners' losses, and record its parts."""
         # Keras gives every part of `y` in a dictionary the same weight.
         sample_weight = labels_module.label_of(sample_weight)
+        progress = self.clock.progress()
+        if training:
+            self.clock.follow(self._schedule, progress)
+        batch = Batch(
+            x=x,
+            logits=self.logits(y_pred),
+            features=y_pred.get("features"),
+            progress=progress,
+            training=training,
+            threshold=ops.convert_to_tensor(self.clock.threshold),
+            from_logits=self.from_logits,
+        )
         labels = labels_module.labels_of_batch(y, self.num_classes)
-        batch = self._batch(x, y, labels, y_pred, training)
+        batch = objective.with_labels(batch, y, labels, self.needs_index)
         if self.knowledge is not None:
             batch = objective.with_knowledge(
                 batch, self.knowledge, self.selection
             )
-        supervised = self._supervised(batch, labels, y_pred)
+        supervised = objective.supervised_values(
+            batch,
+            labels,
+            self.outputs_of(y_pred),
+            self._loss_values if self.supervised_weight > 0 else None,
+            self.target,
+            self.gate,
+        )
         total = self.supervised_weight * supervised
         terms = {"supervised_loss": supervised}
         if self.knowledge is not None:
@@ -372,61 +386,6 @@ class PeerLearning(peer_model.PeerModel):
         )
         return loss
 
-    def _batch(
-        self, x: Any, y: Any, labels: Any, y_pred: Any, training: bool
-    ) -> Batch:
-        progress = self.clock.progress()
-        if training:
-            self.clock.follow(self._schedule, progress)
-        logits = self.logits(y_pred)
-        given = None
-        if labels is not None:
-            if self._loss_values is not None:
-                self._loss_values.check_labels(labels, self.num_classes)
-            given = functools.partial(
-                labels_module.one_hot, labels, self.num_classes, logits.dtype
-            )
-        index = None
-        if training and self.needs_index:
-            index = labels_module.index_of_batch(y)
-            if index is None:
-                raise ValueError(
-                    "`y` must be {'label': ..., 'index': ...} for a part that "
-                    "remembers examples: the index is each example's place in "
-                    "the data set, which `fit` knows for arrays only. "
-                    "Received: labels without an index."
-                )
-        return Batch(
-            x=x,
-            labels=given,
-            labelled=labels_module.labelled_of_batch(y),
-            index=index,
-            logits=logits,
-            features=y_pred.get("features"),
-            progress=progress,
-            training=training,
-            threshold=ops.convert_to_tensor(self.clock.threshold),
-            from_logits=self.from_logits,
-        )
-
-    def _supervised(self, batch: Batch, labels: Any, y_pred: Any) -> Any:
-        if labels is None and self.supervised_weight > 0:
-            raise ValueError(
-                "`y` must be given, because labels have a weight. Received: "
-                f"y=None and supervised_weight={self.supervised_weight}. For "
-                "data without labels give `supervised_weight=0`."
-            )
-        if labels is None or self._loss_values is None:
-            return ops.zeros_like(batch.logits[:, 0, 0])
-        return objective.supervised_values(
-            batch,
-            labels,
-            self.outputs_of(y_pred),
-            self._loss_values,
-            self.target,
-            self.gate,
-        )
-
     def check_thresholds(self, *thresholds: float) -> None:
         """Raise if the gate cannot work with the thresholds of a training.
 
@@ -438,11 +397,7 @@ class PeerLearning(peer_model.PeerModel):
             check(self.selection, thresholds, self.num_classes)
 
     def averaged_outputs(self, inputs: Any) -> list[Any]:
-        """Return what the peers' averages put out, one for each peer.
-
-        Raises:
-            ValueError: if the model has no averages.
-        """
+        """Return what the peers' averages put out, one for each peer."""
         return self.averaged_peers().outputs(inputs)
 
     def averaged_peers(self) -> knowledge_room.AveragedPeers:
@@ -451,14 +406,7 @@ class PeerLearning(peer_model.PeerModel):
         Raises:
             ValueError: if there is none.
         """
-        for part in knowledge_room.parts_of(self.knowledge):
-            if isinstance(part, knowledge_room.AveragedPeers):
-                return part
-        raise ValueError(
-            "The averaged peers must be among the model's `knowledge`: "
-            "`keras_smkd.knowledge.AveragedPeers`. "
-            f"Received: knowledge={self.knowledge!r}."
-        )
+        return knowledge_room.find(knowledge_room.AveragedPeers, self.knowledge)
 
     # Metrics.
 

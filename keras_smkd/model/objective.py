@@ -4,10 +4,11 @@ In the order in which they come: what is known and selected, what the label
 is corrected to, how much it counts.
 """
 
-from collections.abc import Callable
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_smkd import functional
@@ -17,6 +18,65 @@ from keras_smkd.batch import checked_routes
 from keras_smkd.batch import checked_shape
 from keras_smkd.batch import to_all
 from keras_smkd.model import labels as labels_module
+
+
+def check_head(head: Any) -> None:
+    """Raise unless a head is a layer that says what it looks at.
+
+    Raises:
+        TypeError: if it is no Keras layer (nor `None`).
+        ValueError: if it has no `taps`.
+    """
+    if head is None:
+        return
+    if not isinstance(head, keras.Layer):
+        raise TypeError(
+            f"`head` must be a Keras layer or None. Received: head={head!r}."
+        )
+    if not getattr(head, "taps", ()):
+        raise ValueError(
+            "`head` must have `taps`, the names of the peers' layers whose "
+            "outputs it takes, such as `features.FeatureFusion('maps')`. "
+            f"Received: head={head!r}."
+        )
+
+
+def with_labels(batch: Batch, y: Any, labels: Any, needs_index: bool) -> Batch:
+    """Return a batch with its labels, as parts see them.
+
+    Args:
+        batch: With the learners' predictions.
+        y: The labels, as the data give them.
+        labels: `(batch,)` integers or `(batch, classes)`, or `None`.
+        needs_index: Whether a part remembers examples.
+
+    Raises:
+        ValueError: if it does, and training data do not say their places.
+    """
+    index = None
+    if batch.training and needs_index:
+        index = labels_module.index_of_batch(y)
+        if index is None:
+            raise ValueError(
+                "`y` must be {'label': ..., 'index': ...} for a part that "
+                "remembers examples: the index is each example's place in the "
+                "data set, which `fit` knows for arrays only. Received: "
+                "labels without an index."
+            )
+    given = None
+    if labels is not None:
+        # Made when a part first asks for them.
+        given = functools.partial(
+            labels_module.one_hot,
+            labels,
+            batch.logits.shape[-1],
+            batch.logits.dtype,
+        )
+    return batch.filled(
+        labels=given,
+        labelled=labels_module.labelled_of_batch(y),
+        index=index,
+    )
 
 
 def with_knowledge(batch: Batch, knowledge: Any, selection: Any) -> Batch:
@@ -94,7 +154,7 @@ def supervised_values(
     batch: Batch,
     labels: Any,
     outputs: Sequence[Any],
-    loss: Callable[[Any, Any], Any],
+    loss: Any,
     target: Any,
     gate: Any,
 ) -> Any:
@@ -106,14 +166,27 @@ def supervised_values(
         batch: With what is known, if anything is.
         labels: `(batch,)` integers or `(batch, classes)`, as given.
         outputs: Each learner's own outputs, `(batch, classes)`.
-        loss: `(labels, outputs) -> (batch,)`.
+        loss: A `compiling.PerExampleLoss`, `None` where labels have no weight.
         target: Label correction, or `None`.
         gate: How much each label counts, in training, or `None`.
 
     Returns:
         `(batch,)`; NaN where an integer label is not one of the classes, 0
         where an example has no label.
+
+    Raises:
+        ValueError: if labels have a weight, and there are none or of a form
+            that the loss does not take.
     """
+    num_classes = batch.logits.shape[-1]
+    if loss is None:
+        return ops.zeros_like(batch.logits[:, 0, 0])
+    if labels is None:
+        raise ValueError(
+            "`y` must be given, because labels have a weight. Received: "
+            "y=None. For data without labels give `supervised_weight=0`."
+        )
+    loss.check_labels(labels, num_classes)
     values = [
         loss(own, learner)
         for own, learner in zip(
@@ -133,7 +206,6 @@ def supervised_values(
         if weights is not None:
             value = value * ops.cast(weights[:, i], value.dtype)
         total = total + value
-    num_classes = batch.logits.shape[-1]
     total = labels_module.nan_outside_classes(total, labels, num_classes)
     if batch.labelled is not None:
         total = ops.where(batch.labelled > 0, total, 0.0)

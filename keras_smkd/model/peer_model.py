@@ -1,7 +1,5 @@
 """A Keras model of peers: its doors, its forward pass, its files, its `fit`."""
 
-import contextvars
-import dataclasses
 import functools
 import inspect
 import threading
@@ -11,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_smkd import _checks
@@ -20,6 +17,7 @@ from keras_smkd.features import recorder
 from keras_smkd.knowledge.teachers import in_whole_file
 from keras_smkd.model import backends
 from keras_smkd.model import files
+from keras_smkd.model import forward
 from keras_smkd.model import labels as labels_module
 from keras_smkd.model import peers as peers_module
 from keras_smkd.model import resuming
@@ -27,11 +25,6 @@ from keras_smkd.model.clock import Clock
 
 FIT_SIGNATURE = inspect.signature(keras.Model.fit)
 TRAIN_SIGNATURE = inspect.signature(keras.Model.train_on_batch)
-
-# What `predict` is to give, in the thread that called it.
-_OUTPUT: contextvars.ContextVar[str] = contextvars.ContextVar(
-    "output", default="ensemble"
-)
 
 
 class PeerModel(keras.Model):
@@ -124,9 +117,7 @@ class PeerModel(keras.Model):
     @property
     def taps(self) -> tuple[str, ...]:
         """The names of the peers' layers that a part looks at."""
-        parts = (*self.parts().values(), self.head)
-        found = [tap for part in parts for tap in getattr(part, "taps", ())]
-        return tuple(dict.fromkeys(found))
+        return forward.taps_of([*self.parts().values(), self.head])
 
     # Forward pass.
 
@@ -137,64 +128,35 @@ class PeerModel(keras.Model):
                 peer.build_from_config({"input_shape": input_shape})
         self.num_classes = peers_module.known_num_classes(self.peers)
         if not self._is_prepared:
-            self._prepare()
+            taps = self.taps
+            recorders = [recorder(peer, taps) for peer in self.peers if taps]
+            self._recorders = lambda: recorders
+            forward.prepare(
+                {**self.parts(), "head": self.head},
+                self.peers,
+                self.num_classes,
+            )
             self._is_prepared = True
         self.built = True
 
-    def _prepare(self) -> None:
-        taps = self.taps
-        if taps:
-            recorders = [recorder(peer, taps) for peer in self.peers]
-            self._recorders = lambda: recorders
-        for name, part in {**self.parts(), "head": self.head}.items():
-            if not hasattr(part, "prepare"):
-                continue
-            if self.num_classes is None:
-                raise ValueError(
-                    "`peers` must tell their number of classes when they are "
-                    f"built, for `{name}`={part!r}. Received: peers without "
-                    "an output shape. Build each as a functional or "
-                    "sequential model."
-                )
-            part.prepare(self.peers, self.num_classes)
-
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
-        if _OUTPUT.get() == "averaged":
-            outputs = self.averaged_outputs(inputs)
-            return dict(zip(self.peer_names, outputs, strict=True))
-        taps = self.taps
-        outputs: dict[str, Any] = {}
-        features: dict[str, list[Any]] = {tap: [] for tap in taps}
-        runs = self._recorders() or self.peers
-        for name, run in zip(self.peer_names, runs, strict=True):
-            output = run(inputs, training=training)
-            if taps:
-                output, found = output
-                for tap, feature in zip(taps, found, strict=True):
-                    features[tap].append(feature)
-            outputs[name] = output
+        if forward.OUTPUT.get() == "averaged":
+            averages = self.averaged_outputs(inputs)
+            return dict(zip(self.peer_names, averages, strict=True))
+        found, features = forward.recorded_outputs(
+            self._recorders() or self.peers, self.taps, inputs, training
+        )
+        outputs: dict[str, Any] = dict(zip(self.peer_names, found, strict=True))
         if self.head is not None:
-            wanted = getattr(self.head, "taps", ())
             outputs["head"] = self.head(
-                [feature for tap in wanted for feature in features[tap]],
+                [own for tap in self.head.taps for own in features[tap]],
                 training=training,
             )
         # A subclassed peer tells the shape of its output only here.
-        self.num_classes = peers_module.common_num_classes(
-            {
-                name: tuple(getattr(output, "shape", ()))
-                for name, output in outputs.items()
-            }
-        )
-        looked_at = {
-            tap
-            for part in self.parts().values()
-            for tap in getattr(part, "taps", ())
-        }
+        self.num_classes = peers_module.num_classes_of(outputs)
+        looked_at = forward.taps_of(self.parts().values())
         if looked_at:
-            outputs["features"] = {
-                tap: tuple(features[tap]) for tap in taps if tap in looked_at
-            }
+            outputs["features"] = {tap: features[tap] for tap in looked_at}
         return outputs
 
     def logits(self, y_pred: dict[str, Any]) -> Any:
@@ -281,36 +243,33 @@ class PeerModel(keras.Model):
         known = ("ensemble", "all", "averaged", *self.learner_names)
         _checks.one_of("output", output, known)
         with self._predict_lock():
-            token = _OUTPUT.set(output)
+            token = forward.OUTPUT.set(output)
             try:
                 return super().predict(x, batch_size, verbose, steps, callbacks)
             finally:
-                _OUTPUT.reset(token)
+                forward.OUTPUT.reset(token)
                 backends.put_weights_back(self)
 
     @property
     def predict_function(self) -> Any:
         """The compiled function of the output that is asked for."""
-        return self._predict_functions().get(_OUTPUT.get())
+        return self._predict_functions().get(forward.OUTPUT.get())
 
     @predict_function.setter
     def predict_function(self, value: Any) -> None:
         if value is None:
             self._predict_functions().clear()
         else:
-            self._predict_functions()[_OUTPUT.get()] = value
+            self._predict_functions()[forward.OUTPUT.get()] = value
 
     def predict_step(self, *args: Any) -> Any:
         return backends.map_outputs(super().predict_step(*args), self._readout)
 
     def _readout(self, y_pred: Any) -> Any:
         log_probs = functional.log_probabilities(self.logits(y_pred))
-        probs = ops.exp(log_probs)
-        output = _OUTPUT.get()
-        if output in ("ensemble", "averaged"):
-            return ops.mean(probs[:, : self.num_peers], axis=1)
-        each = {name: probs[:, i] for i, name in enumerate(self.learner_names)}
-        return each if output == "all" else each[output]
+        return forward.readout(
+            ops.exp(log_probs), self.learner_names, self.num_peers
+        )
 
     @functools.wraps(keras.Model.train_on_batch)
     def train_on_batch(
@@ -351,7 +310,7 @@ class PeerModel(keras.Model):
     def _check_training_labels(self, y: Any) -> None:
         self._check_labels(y)
         for part in self.parts().values():
-            for remembering in _remembering(part):
+            for remembering in forward.remembering(part):
                 labels_module.check_index_values(y, remembering.num_examples)
 
     # Progress.
@@ -419,19 +378,7 @@ class PeerModel(keras.Model):
             ValueError: if a part follows the progress of training and the
                 total steps are unknown.
         """
-        followers = [self._schedule, *self.parts().values()]
-        needed = any(
-            getattr(part, "needs_progress", callable(part))
-            for part in followers
-            if part is not None
-        )
-        if needed and self.total_steps is None:
-            raise ValueError(
-                "`total_steps` must be known, because a part, the weight or "
-                "the threshold schedule follows the progress of training. "
-                "Received: total_steps=None and data of unknown length. Give "
-                "`steps_per_epoch` to `fit`, or `total_steps` to the model."
-            )
+        self.clock.check_total_steps([self._schedule, *self.parts().values()])
         in_force = (self._schedule, self._class_weight)
         if in_force[0] is not self._traced[0] or in_force[1] != self._traced[1]:
             self._traced = in_force
@@ -485,40 +432,18 @@ class PeerModel(keras.Model):
             super().save_weights(path, overwrite, max_shard_size)
 
     def save_own_variables(self, store: Any) -> None:
-        """Save the model's own weights, its randomness and its place.
-
-        Keras leaves the seeds of dropout and of random layers out, without
-        which a resumed training goes another way.
-        """
+        """Save the model's own weights, its randomness and its place."""
         super().save_own_variables(store)
-        for i, state in enumerate(self._seed_states()):
-            store[f"seed_{i}"] = ops.convert_to_numpy(state)
-        store["format"] = np.array(files.FORMAT, "int32")
-        if self.place is not None:
-            store["place"] = np.array(dataclasses.astuple(self.place), "int32")
+        files.write_state(store, self._seed_states(), self.place)
 
     def load_own_variables(self, store: Any) -> None:
         """Load what `save_own_variables` saved.
 
         Raises:
-            ValueError: if a later version saved it, in a format of its own.
+            ValueError: if another version saved it, in a format of its own.
         """
-        saved = {name: store[name] for name in store.keys()}
-        files.check_format(saved.pop("format", None))
-        place = saved.pop("place", None)
-        seeds = {name for name in saved if name.startswith("seed_")}
-        super().load_own_variables(
-            {name: saved[name] for name in saved.keys() - seeds}
-        )
-        states = self._seed_states()
-        # Peers with other random layers are other peers; their weights fit.
-        if len(seeds) == len(states):
-            for i, state in enumerate(states):
-                state.assign(saved[f"seed_{i}"])
-        self.place = None
-        if place is not None:
-            epoch, is_inside, *rest = np.asarray(place).tolist()
-            self.place = files.Place(epoch, bool(is_inside), *rest)
+        rest, self.place = files.read_state(store, self._seed_states())
+        super().load_own_variables(rest)
         self._was_loaded = True
 
     def _seed_states(self) -> list[Any]:
@@ -537,12 +462,3 @@ class PeerModel(keras.Model):
         state = super()._get_jax_state(**kwargs)
         backends.remember_state(self, state, kwargs)
         return state
-
-
-def _remembering(part: Any) -> list[Any]:
-    """Return the parts with a memory in a part: itself, or its sources."""
-    return [
-        own
-        for own in (part, *getattr(part, "sources", ()))
-        if hasattr(own, "num_examples")
-    ]

@@ -91,6 +91,23 @@ def common_num_classes(shapes: dict[str, Any]) -> int:
     return num_classes
 
 
+def num_classes_of(outputs: dict[str, Any]) -> int:
+    """Return the number of classes that outputs have in common.
+
+    Args:
+        outputs: From a learner's name to what it put out.
+
+    Raises:
+        ValueError: as `common_num_classes`.
+    """
+    return common_num_classes(
+        {
+            name: tuple(getattr(output, "shape", ()))
+            for name, output in outputs.items()
+        }
+    )
+
+
 def _shape(peer: keras.Model, attribute: str) -> Any:
     """Return a built peer's shape, `None` where Keras does not know it."""
     try:
