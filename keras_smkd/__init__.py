@@ -11,6 +11,7 @@ from keras_smkd import functional
 from keras_smkd import gates
 from keras_smkd import knowledge
 from keras_smkd import losses
+from keras_smkd import methods
 from keras_smkd import metrics
 from keras_smkd import schedules
 from keras_smkd import selection
@@ -41,6 +42,7 @@ __all__ = [
     "gates",
     "knowledge",
     "losses",
+    "methods",
     "metrics",
     "noise",
     "schedules",

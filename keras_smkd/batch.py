@@ -51,8 +51,8 @@ class Batch:
             put out probabilities, their logarithms.
         log_probs: `(batch, learners, classes)`, at temperature 1, with
             gradient.
-        features: From the name of a layer to what it puts out, one tensor for
-            each peer.
+        features: From the name of a layer (or one name for each peer) to what
+            it puts out, one tensor for each peer.
         progress: Scalar in [0, 1], the share of training done.
         training: Whether this is a training step.
         threshold: Scalar, the selection threshold in force.

@@ -130,8 +130,10 @@ class SquaredError(Configured):
         knowledge = ops.exp(batch.needed("knowledge", self))
         return pairwise(
             batch,
-            lambda i, k: ops.mean(
-                ops.square(knowledge[:, k] - probs[:, i]), axis=-1
+            # Not `mean`, which on torch makes float64 into float32.
+            lambda i, k: (
+                ops.sum(ops.square(knowledge[:, k] - probs[:, i]), axis=-1)
+                / probs.shape[-1]
             ),
         )
 

@@ -1,11 +1,13 @@
 """Callbacks: what acts on the model around its steps."""
 
+from keras_smkd.callbacks.ensembles import MeasureEnsemble
 from keras_smkd.callbacks.monitors import NoiseMonitor
 from keras_smkd.callbacks.thresholds import ProgressiveThreshold
 from keras_smkd.callbacks.thresholds import StaticThreshold
 from keras_smkd.callbacks.thresholds import ThresholdSchedule
 
 __all__ = [
+    "MeasureEnsemble",
     "NoiseMonitor",
     "ProgressiveThreshold",
     "StaticThreshold",

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_smkd import functional
 from keras_smkd.export import backends
+from keras_smkd.features import names_for_peers
 from keras_smkd.features import recorder
 
 
@@ -53,9 +54,11 @@ class ServingModel(keras.Model):
         self.preprocessing = preprocessing
         self.head = head
         # In a closure, or the peers' weights would be saved twice.
-        recorders = (
-            [] if head is None else [recorder(p, head.taps) for p in peers]
-        )
+        names = names_for_peers(head.taps, len(peers)) if head else []
+        recorders = [
+            recorder(peer, [name])
+            for peer, name in zip(peers, names, strict=bool(head))
+        ]
         self._recorders = lambda: recorders
         if takes_texts(serving_inputs) and not backends.knows_texts():
             # Another process checks it.
@@ -86,9 +89,7 @@ class ServingModel(keras.Model):
             raw = [peer(inputs, training=False) for peer in self.peers]
         else:
             found = [run(inputs, training=False) for run in self._recorders()]
-            # All peers' features of one layer, then those of the next.
-            by_tap = zip(*(features for _, features in found), strict=True)
-            features = [feature for own in by_tap for feature in own]
+            features = [feature for _, (feature,) in found]
             raw = [self.head(features, training=False)]
         outputs = [functional.at_least_float32(output) for output in raw]
         log_probs = functional.log_probabilities(

@@ -8,16 +8,17 @@ from typing import Any
 
 from keras_smkd._config import part_of
 from keras_smkd.gates.label import LabelGate
+from keras_smkd.gates.teacher import TeacherConfidence
 
-KNOWN = {"label": LabelGate}
+KNOWN = {"label": LabelGate, "teacher_confidence": TeacherConfidence}
 
 
 def get(gate: Any) -> Any:
     """Return a gate from its name or from itself.
 
     Args:
-        gate: `"label"` for `LabelGate()`, a callable of the batch, or `None`
-            for none.
+        gate: `"label"` for `LabelGate()`, `"teacher_confidence"`, a callable
+            of the batch, or `None` for none.
 
     Raises:
         ValueError: if a name is not known.
@@ -26,4 +27,4 @@ def get(gate: Any) -> Any:
     return part_of("gate", gate, KNOWN)
 
 
-__all__ = ["LabelGate", "get"]
+__all__ = ["LabelGate", "TeacherConfidence", "get"]

@@ -8,9 +8,15 @@ from typing import Any
 
 from keras_smkd._config import part_of
 from keras_smkd.batch import Knowledge
+from keras_smkd.knowledge.ensembles import GeneralEnsemble
+from keras_smkd.knowledge.ensembles import LinearEnsemble
+from keras_smkd.knowledge.ensembles import MinLogitEnsemble
+from keras_smkd.knowledge.ensembles import NaiveEnsemble
+from keras_smkd.knowledge.fused import FusedClassifier
 from keras_smkd.knowledge.past import PastPredictions
 from keras_smkd.knowledge.peers import AveragedPeers
 from keras_smkd.knowledge.peers import PeerPredictions
+from keras_smkd.knowledge.permuted import PermutedKnowledge
 from keras_smkd.knowledge.several import Several
 from keras_smkd.knowledge.several import find
 from keras_smkd.knowledge.several import parts_of
@@ -18,6 +24,11 @@ from keras_smkd.knowledge.teachers import Teacher
 
 KNOWN = {
     "averaged_peers": AveragedPeers,
+    "fused_classifier": FusedClassifier,
+    "general_ensemble": GeneralEnsemble,
+    "linear_ensemble": LinearEnsemble,
+    "min_logit_ensemble": MinLogitEnsemble,
+    "naive_ensemble": NaiveEnsemble,
     "peers": PeerPredictions,
 }
 
@@ -37,9 +48,15 @@ def get(knowledge: Any) -> Any:
 
 __all__ = [
     "AveragedPeers",
+    "FusedClassifier",
+    "GeneralEnsemble",
     "Knowledge",
+    "LinearEnsemble",
+    "MinLogitEnsemble",
+    "NaiveEnsemble",
     "PastPredictions",
     "PeerPredictions",
+    "PermutedKnowledge",
     "Several",
     "Teacher",
     "find",

@@ -65,13 +65,6 @@ class Several(StatefulPart):
             getattr(part, "needs_progress", True) for part in self.sources
         )
 
-    @property
-    def taps(self) -> tuple[str, ...]:
-        """The layers of the peers that the sources look at."""
-        return tuple(
-            tap for part in self.sources for tap in getattr(part, "taps", ())
-        )
-
     def prepare(self, peers: Any, num_classes: int) -> None:
         """Prepare every source."""
         for source in self.sources:
@@ -122,10 +115,11 @@ class Several(StatefulPart):
 
 
 def parts_of(knowledge: Any) -> list[Any]:
-    """Return a part of knowledge, or those that it holds."""
-    if isinstance(knowledge, Several):
-        return [part for own in knowledge.sources for part in parts_of(own)]
-    return [] if knowledge is None else [knowledge]
+    """Return a part of knowledge and those that it holds (`sources`)."""
+    if knowledge is None:
+        return []
+    held = getattr(knowledge, "sources", ())
+    return [knowledge, *(part for own in held for part in parts_of(own))]
 
 
 def find(kind: type[Kind], knowledge: Any) -> Kind:

@@ -151,6 +151,10 @@ class Teacher(StatefulPart):
             "from_logits": self.from_logits,
         }
 
+    def __repr__(self) -> str:
+        names = [model.name for model in self.models()]
+        return f"{type(self).__name__}({names}, combine={self.combine!r})"
+
     def prepare(self, peers: Sequence[keras.Model], num_classes: int) -> None:
         """Check that the teachers fit the peers, and are not among them.
 
@@ -233,11 +237,14 @@ class Teacher(StatefulPart):
         Raises:
             ValueError: if the file was saved with another teacher.
         """
-        variables = self._variables()
-        if "weight_0" in store.keys():
-            for i, variable in enumerate(variables):
+        names = set(store.keys())
+        if "weight_0" in names:
+            for i, variable in enumerate(self._variables()):
                 variable.assign(store[f"weight_{i}"])
-        elif not np.array_equal(np.asarray(store["digest"]), self.digest()):
+            return
+        # Keras may look for it in a second place, and tells the last error.
+        saved = np.asarray(store["digest"]) if "digest" in names else None
+        if saved is None or not np.array_equal(saved, self.digest()):
             raise ValueError(
                 "The teacher must be the one that the weights were saved "
                 f"with. Received: {[model.name for model in self.models()]} "

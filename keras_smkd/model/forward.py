@@ -7,6 +7,10 @@ from typing import Any
 
 from keras import ops
 
+from keras_smkd.features import names_for_peers
+from keras_smkd.features import recorder
+from keras_smkd.knowledge import parts_of
+
 # What `predict` is to give, in the thread that called it.
 OUTPUT: contextvars.ContextVar[str] = contextvars.ContextVar(
     "output", default="ensemble"
@@ -56,14 +60,17 @@ def readout(probs: Any, names: Sequence[str], num_peers: int) -> Any:
     return each if output == "all" else each[output]
 
 
+Tap = str | tuple[str, ...]
+
+
 def recorded_outputs(
-    runs: Sequence[Any], taps: Sequence[str], inputs: Any, training: Any
-) -> tuple[list[Any], dict[str, tuple[Any, ...]]]:
+    runs: Sequence[Any], taps: Sequence[Tap], inputs: Any, training: Any
+) -> tuple[list[Any], dict[Tap, tuple[Any, ...]]]:
     """Return what peers put out, and their features where there are taps.
 
     Args:
         runs: The peers, or recorders of them if there are taps.
-        taps: Names of their layers.
+        taps: What is looked at in them.
         inputs: As for the peers.
         training: As for the peers.
 
@@ -80,16 +87,59 @@ def recorded_outputs(
     )
 
 
-def taps_of(parts: Iterable[Any]) -> tuple[str, ...]:
-    """Return the names of the layers that parts look at, each once."""
-    found = [tap for part in parts for tap in getattr(part, "taps", ())]
-    return tuple(dict.fromkeys(found))
+def recorders(peers: Sequence[Any], taps: Sequence[Tap]) -> list[Any]:
+    """Return what calls each peer and gives its features, too.
 
+    Args:
+        peers: The peers, built.
+        taps: What is looked at: a layer's name, or one name for each peer.
 
-def remembering(part: Any) -> list[Any]:
-    """Return the parts with a memory in a part: itself, or its sources."""
+    Returns:
+        One callable for each peer; none if there are no taps.
+    """
+    if not taps:
+        return []
+    names = [
+        names_for_peers([tap] if isinstance(tap, str) else tap, len(peers))
+        for tap in taps
+    ]
     return [
-        own
-        for own in (part, *getattr(part, "sources", ()))
-        if hasattr(own, "num_examples")
+        recorder(peer, [own[i] for own in names])
+        for i, peer in enumerate(peers)
+    ]
+
+
+def tap_of(part: Any) -> Tap | None:
+    """Return what a part looks at in the peers, `None` if at nothing."""
+    taps = tuple(getattr(part, "taps", ()))
+    if not taps:
+        return None
+    return taps[0] if len(taps) == 1 else taps
+
+
+def features_of(
+    part: Any, features: dict[Tap, tuple[Any, ...]]
+) -> tuple[Any, ...]:
+    """Return what a part looks at, one tensor for each peer."""
+    tap = tap_of(part)
+    return () if tap is None else features[tap]
+
+
+def taps_of(parts: Iterable[Any]) -> tuple[Tap, ...]:
+    """Return what parts (and what they hold) look at, each once."""
+    found = [tap_of(own) for part in parts for own in parts_of(part)]
+    return tuple(dict.fromkeys(tap for tap in found if tap is not None))
+
+
+def values_of(schedule: Any) -> list[float]:
+    """Return a schedule's values at five places of the training.
+
+    Args:
+        schedule: `progress -> value`, or a number.
+    """
+    if not callable(schedule):
+        return [float(schedule)]
+    return [
+        float(ops.convert_to_numpy(schedule(progress)))
+        for progress in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]

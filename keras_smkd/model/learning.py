@@ -23,6 +23,7 @@ from keras_smkd.batch import checked_shape
 from keras_smkd.model import backends
 from keras_smkd.model import compiling
 from keras_smkd.model import files
+from keras_smkd.model import forward
 from keras_smkd.model import labels as labels_module
 from keras_smkd.model import objective
 from keras_smkd.model import peer_model
@@ -95,7 +96,7 @@ class PeerLearning(peer_model.PeerModel):
     | name | value |
     |---|---|
     | `loss` | sum of the learners' `L_i`, plus their regularisers |
-    | `supervised_loss` | sum over the learners of `g_i * l(target_i, p_i)` |
+    | `supervised_loss` | sum of `g_i * l(target_i, p_i)`; if labels count |
     | `distillation_loss` | sum of the divergences, with `c`; with `knowledge` |
     | `selection_rate` | share of the knowledge selected; with a selection |
     | `threshold` | threshold in force; with a selection |
@@ -194,7 +195,7 @@ class PeerLearning(peer_model.PeerModel):
             setattr(self, argument, part)
         self.distillation_weight = weight
         self.supervised_weight = supervised_weight
-        self.check_thresholds(threshold)
+        self.check_thresholds(*forward.values_of(threshold))
         # Where a loss with a trainable transition matrix puts its weight.
         self.transition_slack = losses.TransitionSlack()
         self._loss_values: Any = None
@@ -252,6 +253,7 @@ class PeerLearning(peer_model.PeerModel):
             metrics,
             weighted_metrics,
             ["ensemble", *self.learner_names],
+            supervised=self.supervised_weight > 0,
             distillation=self.knowledge is not None,
             selection=self.selection is not None,
             feature_loss=self.feature_loss is not None,
@@ -328,7 +330,7 @@ class PeerLearning(peer_model.PeerModel):
         sample_weight = labels_module.label_of(sample_weight)
         progress = self.clock.progress()
         if training:
-            self.clock.follow(self._schedule, progress)
+            self.clock.follow(self._schedule or self._own_schedule, progress)
         batch = Batch(
             x=x,
             logits=self.logits(y_pred),

@@ -30,6 +30,8 @@ class ObjectiveParts(keras.metrics.Metric):
 
     def update_state(self, sums: Sequence[Any], batch_size: Any) -> None:
         """Add a batch: for each name the sum over its examples."""
+        if not self.names:
+            return
         self.totals.assign_add(
             ops.stack([ops.cast(value, self.dtype) for value in sums])
         )
@@ -71,6 +73,7 @@ class Logs:
             or `None`.
         weighted_metrics: The same, for metrics weighted by `sample_weight`.
         output_names: Names of the outputs.
+        supervised: Whether labels have a weight.
         distillation: Whether there is knowledge.
         selection: Whether it is selected from.
         feature_loss: Whether there is a loss of inner layers.
@@ -81,11 +84,12 @@ class Logs:
         metrics: Any,
         weighted_metrics: Any,
         output_names: Sequence[str],
+        supervised: bool,
         distillation: bool,
         selection: bool,
         feature_loss: bool,
     ):
-        names = ["supervised_loss"]
+        names = ["supervised_loss"] if supervised else []
         names += ["distillation_loss"] if distillation else []
         names += ["selection_rate", "threshold"] if selection else []
         names += ["feature_loss"] if feature_loss else []

@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_smkd import _checks
 from keras_smkd import functional
-from keras_smkd.features import recorder
+from keras_smkd.knowledge import parts_of
 from keras_smkd.knowledge.teachers import in_whole_file
 from keras_smkd.model import backends
 from keras_smkd.model import files
@@ -39,7 +39,7 @@ class PeerModel(keras.Model):
         parts: The parts of the objective, by name; those without weights, too.
         total_steps: Optimizer steps in the whole training, or `None` to take
             it from `fit`.
-        threshold: The selection threshold to begin with.
+        threshold: The selection threshold to begin with, or a schedule of it.
         min_peers: How many peers there must be.
         **kwargs: As for `keras.Model`.
     """
@@ -51,7 +51,7 @@ class PeerModel(keras.Model):
         head: Any,
         parts: dict[str, Any],
         total_steps: int | None,
-        threshold: float,
+        threshold: Any,
         min_peers: int,
         **kwargs: Any,
     ) -> None:
@@ -61,14 +61,17 @@ class PeerModel(keras.Model):
         self.from_logits = from_logits
         self.peers = list(peers)
         self.head = head
-        self.clock = Clock(total_steps, threshold)
+        # The selection's own schedule, and that of a `fit`.
+        self._own_schedule = threshold if callable(threshold) else None
+        self._schedule: Callable[[Any], Any] | None = None
+        begin = float(threshold(0.0)) if callable(threshold) else threshold
+        self.clock = Clock(total_steps, begin)
         self.given_total_steps = total_steps
         # Known once the model is built; nothing is checked before.
         self.num_classes: Any = None
         # Where in a training by `fit` it stands; unknown before the first.
         self.place: files.Place | None = None
         self._was_loaded = False
-        self._schedule: Callable[[Any], Any] | None = None
         self._class_weight: dict[int, float] | None = None
         self._traced: Any = (None, None)
         self._is_prepared = False
@@ -115,8 +118,8 @@ class PeerModel(keras.Model):
         return self.peer_names + ([] if self.head is None else ["head"])
 
     @property
-    def taps(self) -> tuple[str, ...]:
-        """The names of the peers' layers that a part looks at."""
+    def taps(self) -> tuple[forward.Tap, ...]:
+        """The peers' layers that a part looks at, by their names."""
         return forward.taps_of([*self.parts().values(), self.head])
 
     # Forward pass.
@@ -128,8 +131,7 @@ class PeerModel(keras.Model):
                 peer.build_from_config({"input_shape": input_shape})
         self.num_classes = peers_module.known_num_classes(self.peers)
         if not self._is_prepared:
-            taps = self.taps
-            recorders = [recorder(peer, taps) for peer in self.peers if taps]
+            recorders = forward.recorders(self.peers, self.taps)
             self._recorders = lambda: recorders
             forward.prepare(
                 {**self.parts(), "head": self.head},
@@ -148,10 +150,8 @@ class PeerModel(keras.Model):
         )
         outputs: dict[str, Any] = dict(zip(self.peer_names, found, strict=True))
         if self.head is not None:
-            outputs["head"] = self.head(
-                [own for tap in self.head.taps for own in features[tap]],
-                training=training,
-            )
+            own = forward.features_of(self.head, features)
+            outputs["head"] = self.head(list(own), training=training)
         # A subclassed peer tells the shape of its output only here.
         self.num_classes = peers_module.num_classes_of(outputs)
         looked_at = forward.taps_of(self.parts().values())
@@ -310,8 +310,9 @@ class PeerModel(keras.Model):
     def _check_training_labels(self, y: Any) -> None:
         self._check_labels(y)
         for part in self.parts().values():
-            for remembering in forward.remembering(part):
-                labels_module.check_index_values(y, remembering.num_examples)
+            for own in parts_of(part):
+                if hasattr(own, "num_examples"):
+                    labels_module.check_index_values(y, own.num_examples)
 
     # Progress.
 
@@ -355,17 +356,13 @@ class PeerModel(keras.Model):
             ValueError: if there is a schedule already, or a part cannot work
                 with its thresholds.
         """
-        if self._schedule is not None:
+        there = self._schedule or self._own_schedule
+        if there is not None:
             raise ValueError(
                 "`fit` must be given one threshold schedule at the most. "
-                f"Received: {schedule!r} besides {self._schedule!r}."
+                f"Received: {schedule!r} besides {there!r}."
             )
-        self.check_thresholds(
-            *(
-                float(ops.convert_to_numpy(schedule(progress)))
-                for progress in (0.0, 0.25, 0.5, 0.75, 1.0)
-            )
-        )
+        self.check_thresholds(*forward.values_of(schedule))
         self._schedule = schedule
 
     def settle_step(self) -> None:

@@ -27,7 +27,8 @@ class ConfidentKnowledge(Configured):
             two largest), or a function from `(..., classes)`
             log-probabilities to `(...)` in [0, 1].
         threshold: Number >= 0, used as long as no
-            `keras_smkd.callbacks.ThresholdSchedule` is given to `fit`.
+            `keras_smkd.callbacks.ThresholdSchedule` is given to `fit`; or a
+            schedule, `progress -> number`, which takes the place of one.
 
     Example:
 
@@ -44,11 +45,20 @@ class ConfidentKnowledge(Configured):
     def __init__(
         self,
         measure: str | Callable[[Any], Any] = "entropy",
-        threshold: float = 0.5,
+        threshold: float | Callable[[Any], Any] = 0.5,
     ) -> None:
         functional.measure_of(measure)
         self.measure = measure
-        self.threshold = _checks.number("threshold", threshold, minimum=0.0)
+        self.threshold = _checks.number_or_schedule(
+            "threshold", threshold, minimum=0.0
+        )
+
+    @property
+    def needs_progress(self) -> bool:
+        """Whether the threshold is a schedule that follows the progress."""
+        return callable(self.threshold) and getattr(
+            self.threshold, "needs_progress", True
+        )
 
     def __call__(self, batch: Batch) -> Any:
         """Return 1 where knowledge is passed on, 0 where it is not.
@@ -83,4 +93,8 @@ class ConfidentKnowledge(Configured):
 
 def threshold_of(batch: Batch, selection: Any) -> Any:
     """Return the threshold in force: the batch's, or the selection's own."""
-    return selection.threshold if batch.threshold is None else batch.threshold
+    if batch.threshold is not None:
+        return batch.threshold
+    if callable(selection.threshold):
+        return selection.threshold(batch.needed("progress", selection))
+    return selection.threshold

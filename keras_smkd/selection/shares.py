@@ -30,7 +30,8 @@ class MostConfidentShare(Configured):
         measure: `"entropy"`, `"probability"`, `"margin"` or a function, as
             for `ConfidentKnowledge`.
         threshold: The share, >= 0, used as long as no
-            `keras_smkd.callbacks.ThresholdSchedule` is given to `fit`.
+            `keras_smkd.callbacks.ThresholdSchedule` is given to `fit`; or a
+            schedule, `progress -> share`, which takes the place of one.
         per_class: Whether ranks are taken within each predicted class.
 
     Example:
@@ -43,13 +44,22 @@ class MostConfidentShare(Configured):
     def __init__(
         self,
         measure: str | Callable[[Any], Any] = "entropy",
-        threshold: float = 0.5,
+        threshold: float | Callable[[Any], Any] = 0.5,
         per_class: bool = True,
     ) -> None:
         functional.measure_of(measure)
         self.measure = measure
-        self.threshold = _checks.number("threshold", threshold, minimum=0.0)
+        self.threshold = _checks.number_or_schedule(
+            "threshold", threshold, minimum=0.0
+        )
         self.per_class = _checks.boolean("per_class", per_class)
+
+    @property
+    def needs_progress(self) -> bool:
+        """Whether the threshold is a schedule that follows the progress."""
+        return callable(self.threshold) and getattr(
+            self.threshold, "needs_progress", True
+        )
 
     def __call__(self, batch: Batch) -> Any:
         """Return 1 where knowledge is passed on, 0 where it is not.
