@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from keras_smkd.noise.arguments import check_label_pair
 from keras_smkd.noise.arguments import check_num_classes
+from keras_smkd.noise.arguments import dtype_for
 from keras_smkd.noise.labels import realized_noise_rate
 from keras_smkd.noise.labels import realized_transition_matrix
 
@@ -29,17 +30,19 @@ class NoisyLabels:
 
     Args:
         clean_labels: `(examples,)` integers in [0, num_classes), the labels
-            before injection. Copied.
+            before injection. Copied; int64 if another dtype than one of
+            integers that holds all classes was given.
         noisy_labels: `(examples,)` integers in [0, num_classes), the labels
-            after injection, in the same order. Copied.
+            after injection, in the same order. Copied, likewise.
         num_classes: Number of classes, at least 2.
         recipe: How the labels were made, in values that JSON knows, such as
             `{"kind": "pair_flip", "noise_rate": 0.4, "seed": 0}`. Copied.
 
     Raises:
-        TypeError: if labels or `num_classes` are not integers, or `recipe`
-            is not a dict with string keys and values that JSON knows.
-        ValueError: if labels are empty, not 1-D, of different lengths or
+        TypeError: if labels are not numbers, `num_classes` is not an integer,
+            or `recipe` not a dict with string keys and values that JSON
+            knows.
+        ValueError: if labels are empty, no class ids, of different lengths or
             outside [0, num_classes), or if `num_classes < 2`.
 
     Example:
@@ -65,8 +68,14 @@ class NoisyLabels:
         )
         # The only way to set an attribute that is frozen.
         for name, value in (
-            ("clean_labels", clean.copy()),
-            ("noisy_labels", noisy.copy()),
+            (
+                "clean_labels",
+                clean.astype(dtype_for(self.clean_labels, classes)),
+            ),
+            (
+                "noisy_labels",
+                noisy.astype(dtype_for(self.noisy_labels, classes)),
+            ),
             ("num_classes", classes),
             ("recipe", _check_recipe(self.recipe)),
         ):
@@ -139,7 +148,7 @@ class NoisyLabels:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            TypeError: if its labels are not integers.
+            TypeError: if its labels are not numbers.
             ValueError: if `save` of this version did not write the file, or
                 its labels do not fit each other or the number of classes.
         """
