@@ -70,10 +70,12 @@ def make_pipeline(
         images: `(examples, ...)`, or `Examples`, whose images may be files.
             uint8 becomes float32 in [0, 1]; floats become float32 and keep
             their values.
-        labels: `(examples,)` integers, or `(examples, classes)` one-hot or
-            soft. As training shall see them: noisy, if noise is wanted. None
-            is for Examples: their noisy labels, or the clean ones if they
-            have no noise.
+        labels: `(examples,)` class ids, or `(examples, classes)` one-hot or
+            soft, rows sum to 1. Class ids are integers or booleans of any
+            width, or floats that are whole numbers, also as `(examples, 1)`.
+            As training shall see them: noisy, if noise is wanted. None is for
+            Examples: their noisy labels, or the clean ones if they have no
+            noise.
         batch_size: Examples per batch, at least 1.
         index: `(examples,)` integers, each example's place in the data set,
             for models that remember examples.
@@ -118,12 +120,13 @@ def make_pipeline(
         ImportError: if TensorFlow, or (for files) Pillow is not installed.
         TypeError: if `images`, `labels`, `index`, `seed` or a number is of
             the wrong kind.
-        ValueError: if there are no examples, lengths differ, labels do not
-            fit `num_classes`, the recipe is unknown or the images do not fit
-            it, examples with an index are to be mixed, `seed` is missing, a
-            number is out of range, or a file is no image. Without a cache,
-            such a file ends the pass that meets it, in TensorFlow's
-            `InvalidArgumentError`, which names it.
+        ValueError: if there are no examples, lengths differ, labels are
+            neither class ids nor distributions, or do not fit `num_classes`,
+            the recipe is unknown or the images do not fit it, examples with
+            an index are to be mixed, `seed` is missing, a number is out of
+            range, or a file is no image. Without a cache, such a file ends
+            the pass that meets it, in TensorFlow's `InvalidArgumentError`,
+            which names it.
 
     Example:
 
