@@ -9,7 +9,6 @@ noise is drawn once per data set, by `keras_smkd.noise`, never once per batch.
 
 from keras_smkd.data.examples import Examples
 from keras_smkd.data.examples import from_arrays
-from keras_smkd.data.folders import load_csv
 from keras_smkd.data.folders import load_folder
 from keras_smkd.data.human import load_human_labels
 from keras_smkd.data.loaders import make_torch_dataset
@@ -22,6 +21,7 @@ from keras_smkd.data.recipes import RECIPES
 from keras_smkd.data.recipes import Augmentation
 from keras_smkd.data.sets import load_tfds
 from keras_smkd.data.splits import split
+from keras_smkd.data.tables import load_csv
 
 __all__ = [
     "RAND_AUGMENT_OPS",
