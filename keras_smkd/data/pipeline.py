@@ -1,32 +1,15 @@
 """Pipelines of `tf.data`, from examples to batches with noisy labels."""
 
-import dataclasses
 import os
 from typing import Any
 
 import numpy.typing as npt
 
-from keras_smkd import noise
 from keras_smkd.data import tf_batches
 from keras_smkd.data.batches import make_plan
 from keras_smkd.data.examples import Examples
-from keras_smkd.data.examples import from_arrays
 from keras_smkd.data.optional import import_optional
 from keras_smkd.data.recipes import Augmentation
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class NoisyPipeline:
-    """Holds a pipeline with noisy labels, and what its noise did.
-
-    Args:
-        dataset: `tf.data.Dataset` of batches with the noisy labels.
-        labels: `NoisyLabels` of its examples, in the order in which the
-            examples were given.
-    """
-
-    dataset: Any
-    labels: noise.NoisyLabels
 
 
 def make_pipeline(
@@ -175,107 +158,3 @@ def make_pipeline(
             lambda positions: batch_at(positions, {}), **options
         )
         return dataset.prefetch(tf.data.AUTOTUNE) if prefetch else dataset
-
-
-def noisy_pipeline(
-    source: Examples | tuple[npt.ArrayLike, npt.ArrayLike],
-    labels: noise.NoisyLabels | npt.ArrayLike | None = None,
-    *,
-    batch_size: int,
-    with_index: bool = False,
-    shuffle: bool = False,
-    seed: int | None = None,
-    augment: str | Augmentation | None = None,
-    mean: npt.ArrayLike | None = None,
-    std: npt.ArrayLike | None = None,
-    cache: str | os.PathLike[str] = "auto",
-    shard: tuple[int, int] | None = None,
-    deterministic: bool = True,
-    drop_remainder: bool = False,
-    prefetch: bool = True,
-    initial_epoch: int = 0,
-) -> NoisyPipeline:
-    """Return a pipeline with noisy labels, and the labels with the clean ones.
-
-    `make_pipeline(source.with_noise(labels), ...)`, for data that must have
-    noise. The noise is drawn before, once, with a seed of its own, so that
-    runs with other seeds share the same wrong labels.
-
-    Args:
-        source: `Examples`, or a pair `(images, labels)` with clean labels,
-            an example of every class among them.
-        labels: `NoisyLabels` of `source`, or integers by canonical index; see
-            `Examples.with_noise`. None: those that the examples have.
-        batch_size: See `make_pipeline`, as for all that follow.
-        with_index: Whether batches carry each example's canonical index.
-        shuffle: Whether each epoch has a new order. Needs `seed`.
-        seed: Integer >= 0 for order and augmentation.
-        augment: An `Augmentation` or the name of one.
-        mean: Number, or one per channel, to subtract.
-        std: Number > 0, or one per channel, to divide by.
-        cache: Where files are kept once decoded.
-        shard: `(index, count)` of a host among several.
-        deterministic: Whether batches come in their order.
-        drop_remainder: Whether to drop a last batch that is not full.
-        prefetch: Whether to prepare batches ahead.
-        initial_epoch: Epoch of the first pass.
-
-    Returns:
-        `NoisyPipeline`: `dataset`, and `labels`, which know the clean ones
-        and the realised noise rate.
-
-    Raises:
-        TypeError: if `source` is none of the two.
-        ValueError: if there are no noisy labels, or they do not fit `source`.
-        Exception: whatever `make_pipeline` raises.
-
-    Example:
-
-    >>> images = np.zeros((8, 4, 4, 1), dtype="float32")
-    >>> labels = [0, 0, 0, 0, 1, 1, 1, 1]
-    >>> train = noisy_pipeline(
-    ...     (images, labels),
-    ...     noise.make_noisy(
-    ...         labels, "pair_flip", 0.25, num_classes=2, seed=0, exact=True
-    ...     ),
-    ...     batch_size=4,
-    ... )
-    >>> train.labels.realized_noise_rate, len(train.dataset)
-    (0.25, 2)
-    """
-    if isinstance(source, tuple | list) and len(source) == 2:
-        classes = (
-            labels.num_classes
-            if isinstance(labels, noise.NoisyLabels)
-            else None
-        )
-        source = from_arrays(*source, num_classes=classes)
-    if not isinstance(source, Examples):
-        raise TypeError(
-            "`source` must be Examples or a pair (images, labels). "
-            f"Received: source of type {type(source).__name__}."
-        )
-    if labels is not None:
-        source = source.with_noise(labels)
-    if source.noise is None:
-        raise ValueError(
-            "`labels` must be given for Examples without noise. "
-            "Received: labels=None."
-        )
-    dataset = make_pipeline(
-        source,
-        batch_size=batch_size,
-        with_index=with_index,
-        shuffle=shuffle,
-        seed=seed,
-        augment=augment,
-        mean=mean,
-        std=std,
-        cache=cache,
-        shard=shard,
-        deterministic=deterministic,
-        drop_remainder=drop_remainder,
-        prefetch=prefetch,
-        initial_epoch=initial_epoch,
-    )
-    return NoisyPipeline(dataset, source.noise)
