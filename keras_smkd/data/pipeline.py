@@ -79,10 +79,11 @@ def make_pipeline(
         mean: Number, or one per channel, to subtract from images in [0, 1].
         std: Number > 0, or one per channel, to divide by after that.
         cache: Where files are kept once decoded: `"memory"`, now; the path of
-            an `.npy` file, made now unless it is there and of the same files;
-            `"none"`, nowhere, and each epoch decodes them anew; `"auto"`:
-            memory if they take at most 2 GiB, else none. A path makes its
-            note beside it, a `.json`. Arrays are in memory anyhow.
+            an `.npy` file, made now unless it is there, whole and of the same
+            files; `"none"`, nowhere, and each epoch decodes them anew;
+            `"auto"`: memory if they take at most 2 GiB, else none. A path
+            makes its note beside it, a `.json`; files there that are no cache
+            are an error. Arrays are in memory anyhow.
         shard: `(index, count)` of a host among several. Its epoch is every
             `count`-th example of the order that all hosts share, so that they
             see every example once among them. The batch size is each host's.
