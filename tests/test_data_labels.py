@@ -93,7 +93,13 @@ def test_examples_have_class_ids(form):
     injected = noise.make_noisy(
         FORMS[form], "pair_flip", 0.5, num_classes=4, seed=0
     )
-    assert examples.with_noise(injected).noise is injected
+    noisy = examples.with_noise(injected)
+    assert noisy.noise is injected
+    rest, held = data.split(noisy, 0.2, seed=0)
+    for part, size in ((rest, 16), (held, 4)):
+        expected = injected.noisy_labels[part.index]
+        assert len(part) == size
+        assert part.training_labels.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("form", ["uint8", "floats", "column of bytes"])
