@@ -57,7 +57,7 @@ def split(
         )
     order = np.random.default_rng(seed).permutation(len(examples))
     if stratified:
-        # Counting refuses unsigned integers of 64 bits.
+        # NumPy 1 counts no unsigned integers of 64 bits.
         labels = examples.training_labels.astype(np.int64)
         sizes = np.bincount(labels, minlength=examples.num_classes)
         shares = sizes * count / len(examples)
