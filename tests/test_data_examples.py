@@ -46,7 +46,7 @@ def test_from_arrays():
             ValueError,
             "`class_names` must be 3.*Received: 1 class_names",
         ),
-        ({"labels": np.eye(6)}, TypeError, r"`labels`.*shape \(6, 6\)"),
+        ({"labels": np.eye(6)}, ValueError, r"`labels`.*shape \(6, 6\)"),
         ({"labels": LABELS[:5]}, ValueError, "5 labels, 6 images"),
         ({"index": [0, 1, 2, 3, 4, 4]}, ValueError, "twice.*4, 2 times"),
         ({"index": [0, 1]}, ValueError, r"each of 6 examples.*\(2,\)"),
@@ -97,7 +97,7 @@ def test_given_labels_align_by_index():
     for wrong in (given, given[:2]):
         with pytest.raises(ValueError, match=r"canonical index: 3\..*shape"):
             numbered([0, 1, 1]).with_noise(wrong)
-    with pytest.raises(ValueError, match=r"`noisy_labels`.*from 1 to 2"):
+    with pytest.raises(ValueError, match=r"`labels`.*from 1 to 2"):
         numbered([0, 1, 1]).with_noise([1, 1, 2])
 
 

@@ -228,7 +228,7 @@ def test_csv_with_integers(folder, tmp_path):
             ["cat/b.png,0", "cat/a.bmp,2"],
             {"num_classes": 2},
             ValueError,
-            "below 2.*'2', in line 3",
+            r"\[0, 2\).*'2', in line 3",
         ),
         (["cat/b.png,0"], {"num_classes": 2}, ValueError, "no example of 1"),
         (

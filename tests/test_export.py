@@ -209,6 +209,11 @@ def test_card_and_labels_say_what_was_exported(saved_models, trained):
     assert "peers" not in settings
     metrics = card.pop("metrics")
     assert metrics == pytest.approx(trained.metrics)
+    listed = card.pop("files")
+    assert {name for name in listed if not name.endswith("/")} == set(
+        files_in(saved_models)
+    )
+    assert {"ensemble/", "peer_1/variables/", "model_card.json"} < set(listed)
     assert card == {
         "package": "keras_smkd",
         "package_version": keras_smkd.__version__,
@@ -760,97 +765,6 @@ def files_in(folder):
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
-
-
-def test_export_replaces_only_exports_and_only_if_asked(tmp_path, written):
-    path = tmp_path / "serving"
-    path.mkdir()
-    (path / "precious").write_text("kept")
-    with pytest.raises(FileExistsError, match="`path` must not exist yet"):
-        keras_smkd.export(smkd(), path)
-    with pytest.raises(FileExistsError, match="`path` must be an earlier expo"):
-        keras_smkd.export(smkd(), path, overwrite=True)
-    assert files_in(tmp_path) == {"serving/precious": b"kept"}
-    path = tmp_path / "export"
-    keras_smkd.export(smkd(), path)
-    with pytest.raises(FileExistsError, match="`path` must not exist yet"):
-        keras_smkd.export(smkd(), path, what="ensemble")
-    assert (path / "peer_0").is_dir()
-    keras_smkd.export(smkd(), path, what="ensemble", overwrite=True)
-    assert sorted(os.listdir(path)) == ["ensemble", "model_card.json"]
-    assert sorted(os.listdir(tmp_path)) == ["export", "serving"]
-
-
-def test_export_through_a_link_replaces_what_it_leads_to(tmp_path, written):
-    keras_smkd.export(smkd(), tmp_path / "first")
-    (tmp_path / "current").symlink_to(tmp_path / "first")
-    keras_smkd.export(
-        smkd(), tmp_path / "x" / ".." / "current", what="peers", overwrite=True
-    )
-    assert sorted(os.listdir(tmp_path / "first")) == [
-        "model_card.json",
-        "peer_0",
-        "peer_1",
-    ]
-    assert (tmp_path / "current").is_symlink()
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_failed_export_changes_nothing(
-    overwrite, tmp_path, written, monkeypatch
-):
-    path = tmp_path / "serving"
-    if overwrite:
-        keras_smkd.export(smkd(), path)
-    before = files_in(tmp_path)
-    write = writers.write
-
-    def fails_at_the_second(model, format, folder, class_names):
-        write(model, format, folder, class_names)
-        if folder.name == "peer_1":
-            raise OSError("disk full")
-
-    def elsewhere(models, format, folder, class_names, backend):
-        for name, model in models.items():
-            fails_at_the_second(model, format, folder / name, class_names)
-
-    monkeypatch.setattr(writers, "write", fails_at_the_second)
-    monkeypatch.setattr(process, "write_elsewhere", elsewhere)
-    with pytest.raises(RuntimeError, match=r"could not be writt.*disk full"):
-        keras_smkd.export(smkd(), path, overwrite=overwrite)
-    assert files_in(tmp_path) == before
-    assert os.listdir(tmp_path) == (["serving"] if overwrite else [])
-
-
-def test_the_earlier_export_is_back_if_the_last_step_fails(
-    tmp_path, written, monkeypatch
-):
-    path = tmp_path / "serving"
-    keras_smkd.export(smkd(), path)
-    before = files_in(tmp_path)
-    rename = pathlib.Path.rename
-
-    def no_place_for_the_new(self, target):
-        if self.name == "new":
-            raise OSError("device busy")
-        return rename(self, target)
-
-    monkeypatch.setattr(pathlib.Path, "rename", no_place_for_the_new)
-    with pytest.raises(OSError, match="device busy"):
-        keras_smkd.export(smkd(), path, what="ensemble", overwrite=True)
-    assert files_in(tmp_path) == before
-    assert os.listdir(tmp_path) == ["serving"]
-
-    def nothing_comes_back(self, target):
-        if ".export-" in str(self):
-            raise OSError("device busy")
-        return rename(self, target)
-
-    monkeypatch.setattr(pathlib.Path, "rename", nothing_comes_back)
-    with pytest.raises(OSError, match="device busy"):
-        keras_smkd.export(smkd(), path, what="ensemble", overwrite=True)
-    (aside,) = os.listdir(tmp_path)
-    assert files_in(tmp_path / aside) == before
 
 
 def test_names_of_models_lead_nowhere(tmp_path, written):

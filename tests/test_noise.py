@@ -305,11 +305,12 @@ def test_matrix_of_another_size_or_kind():
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        ([0.0, 1.0], TypeError, "`labels` must be integers.*float64"),
-        ([True, False], TypeError, "`labels` must be integers.*bool"),
-        ([[0, 1]], ValueError, r"`labels` must be 1-D.*shape \(1, 2\)"),
-        (1, ValueError, r"`labels` must be 1-D.*shape \(\)"),
-        ([], ValueError, r"at least one label.*shape \(0,\)"),
+        ([0.0, 0.5], ValueError, r"`labels` must be class ids.*\[1\]=0\.5"),
+        ([0.0, np.nan], ValueError, r"`labels` must be class ids.*\[1\]=nan"),
+        (["a", "b"], TypeError, r"`labels` must be class.*<U1\. Encode names"),
+        ([[0, 1]], ValueError, r"`labels` must be .*shape \(1, 2\)"),
+        (1, ValueError, r"`labels` must be .*shape \(\)"),
+        ([], ValueError, r"`labels` must be .*shape \(0,\)"),
         ([0, 2], ValueError, r"in \[0, 2\).*labels from 0 to 2"),
         ([-1, 1], ValueError, r"in \[0, 2\).*labels from -1 to 1"),
     ],
@@ -319,10 +320,42 @@ def test_label_errors(labels, error, message):
         noise.corrupt_labels(labels, np.eye(2), seed=0)
 
 
-def test_labels_whose_dtype_is_too_small():
-    labels = np.zeros(3, np.uint8)
-    with pytest.raises(ValueError, match=r"holds 300 classes.*uint8"):
-        noise.corrupt_labels(labels, noise.pair_flip(0.5, 300), seed=0)
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "classes", "expected"),
+    [
+        ("uint8", 256, "uint8"),
+        ("uint8", 257, "int64"),
+        ("int8", 128, "int8"),
+        ("int8", 129, "int64"),
+        ("uint64", 300, "uint64"),
+        ("float32", 300, "int64"),
+        ("bool", 2, "int64"),
+    ],
+)
+def test_labels_of_every_dtype(dtype, classes, expected, exact):
+    wide = np.tile([0, 1], 50)
+    matrix = noise.pair_flip(0.5, classes)
+    noisy = noise.corrupt_labels(wide, matrix, seed=0, exact=exact)
+    assert set(noisy.tolist()) == {0, 1, 2 % classes}
+    for labels in (wide.astype(dtype), wide.astype(dtype)[:, None]):
+        found = noise.corrupt_labels(labels, matrix, seed=0, exact=exact)
+        assert found.dtype == expected
+        assert found.tolist() == noisy.tolist()
+        pair = noise.NoisyLabels(labels, found, classes)
+        assert pair.clean_labels.dtype == pair.noisy_labels.dtype == expected
+        assert pair.clean_labels.tolist() == wide.tolist()
+        assert pair.realized_noise_rate == np.mean(noisy != wide)
+        rate = noise.realized_noise_rate(labels, found)
+        assert rate == pair.realized_noise_rate
+
+
+def test_high_labels_of_a_narrow_dtype_find_their_rows():
+    highest = np.full(4, 255, np.uint8)
+    noisy = noise.corrupt_labels(highest, noise.pair_flip(1.0, 300), seed=0)
+    assert noisy.tolist() == [256] * 4
+    noisy = noise.corrupt_labels(highest, noise.pair_flip(1.0, 256), seed=0)
+    assert noisy.tolist() == [0] * 4
 
 
 @pytest.mark.parametrize(
@@ -338,11 +371,13 @@ def test_realized_errors():
         ValueError, match=r"as long as.*3 noisy_labels, 2 clean"
     ):
         noise.realized_noise_rate([0, 1], [0, 1, 1])
-    with pytest.raises(TypeError, match="`noisy_labels` must be integers"):
+    with pytest.raises(ValueError, match=r"`noisy_labels` must .*\[0\]=0\.5"):
         noise.realized_noise_rate([0, 1], [0.5, 1.0])
+    with pytest.raises(ValueError, match=r"`clean_labels` must .*-1 to 0"):
+        noise.realized_noise_rate([0, -1], [0, 1])
     with pytest.raises(ValueError, match=r"without classes \[1, 3\]"):
         noise.realized_transition_matrix([0, 2], [0, 2], 4)
-    with pytest.raises(ValueError, match=r"`noisy_labels` must be in \[0, 2\)"):
+    with pytest.raises(ValueError, match=r"`noisy_labels` must .*\[0, 2\)"):
         noise.realized_transition_matrix([0, 1], [0, 2], 2)
     with pytest.raises(ValueError, match="`num_classes` must be"):
         noise.realized_transition_matrix([0, 1], [0, 1], 1)

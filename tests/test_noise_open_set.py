@@ -101,7 +101,8 @@ GOOD = {
     ("change", "error", "message"),
     [
         ({"labels": [0, 1]}, ValueError, "2 labels, 4 images"),
-        ({"labels": [0.0] * 4}, TypeError, "`labels` must be integers"),
+        ({"labels": [0.5] * 4}, ValueError, r"`labels` must be .*=0\.5"),
+        ({"labels": list("abcd")}, TypeError, "`labels` must be .*Encode"),
         ({"images": [0, 1, 2, 3]}, ValueError, r"images of shape \(4,\)"),
         ({"images": [["a"]] * 4}, TypeError, "`images` must be integers or"),
         (

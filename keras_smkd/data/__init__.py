@@ -9,26 +9,23 @@ noise is drawn once per data set, by `keras_smkd.noise`, never once per batch.
 
 from keras_smkd.data.examples import Examples
 from keras_smkd.data.examples import from_arrays
-from keras_smkd.data.folders import load_csv
 from keras_smkd.data.folders import load_folder
 from keras_smkd.data.human import load_human_labels
 from keras_smkd.data.loaders import make_torch_dataset
-from keras_smkd.data.pipeline import NoisyPipeline
 from keras_smkd.data.pipeline import make_pipeline
-from keras_smkd.data.pipeline import noisy_pipeline
 from keras_smkd.data.pydataset import PipelineSequence
 from keras_smkd.data.rand_augment import RAND_AUGMENT_OPS
 from keras_smkd.data.recipes import RECIPES
 from keras_smkd.data.recipes import Augmentation
 from keras_smkd.data.sets import load_tfds
 from keras_smkd.data.splits import split
+from keras_smkd.data.tables import load_csv
 
 __all__ = [
     "RAND_AUGMENT_OPS",
     "RECIPES",
     "Augmentation",
     "Examples",
-    "NoisyPipeline",
     "PipelineSequence",
     "from_arrays",
     "load_csv",
@@ -37,6 +34,5 @@ __all__ = [
     "load_tfds",
     "make_pipeline",
     "make_torch_dataset",
-    "noisy_pipeline",
     "split",
 ]

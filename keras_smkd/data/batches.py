@@ -127,7 +127,8 @@ def make_plan(
             "`labels` must be given unless `images` are Examples. "
             "Received: labels=None."
         )
-    x, y = inputs.check_examples(images, labels, num_classes)
+    x = inputs.check_images(images)
+    y = inputs.check_labels(labels, len(x), num_classes)
     if x.dtype.kind == "U" and shape is None:
         raise TypeError(
             "`images` must be uint8 or floating point, or Examples of files. "

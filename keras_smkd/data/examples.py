@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from keras_smkd import _checks
+from keras_smkd._labels import class_ids
 from keras_smkd.data import inputs
 from keras_smkd.noise import NoisyLabels
 
@@ -48,8 +50,10 @@ class Examples:
     noise: NoisyLabels | None = None
 
     def __post_init__(self) -> None:
+        ids = class_ids("labels", self.labels, self.num_classes)
+        # The only way to set an attribute that is frozen.
+        object.__setattr__(self, "labels", ids.astype(np.int32))
         if self.image_shape is None:
-            # The only way to set an attribute that is frozen.
             object.__setattr__(self, "image_shape", self.images.shape[1:])
 
     @property
@@ -127,14 +131,16 @@ class Examples:
                 index: example n has `labels[index[n]]`.
 
         Raises:
-            TypeError: if labels are not integers.
-            ValueError: if there are too few or too many, or the clean labels
-                are not those of the examples, or classes do not fit.
+            TypeError: if labels are not numbers.
+            ValueError: if they are no class ids, there are too few or too
+                many, the clean labels are not those of the examples, or
+                classes do not fit.
         """
         if not isinstance(labels, NoisyLabels):
+            ids = class_ids("labels", labels, self.num_classes)
             labels = NoisyLabels(
                 self.labels,
-                self._at_index(np.asarray(labels)),
+                self._at_index(ids),
                 self.num_classes,
                 {"kind": "given"},
             )
@@ -166,11 +172,9 @@ class Examples:
         last = int(self.index.max())
         # A whole set knows how many labels there must be; a part does not.
         whole = np.array_equal(np.sort(self.index), np.arange(len(self)))
-        if labels.ndim != 1 or (
-            len(labels) != len(self) if whole else len(labels) <= last
-        ):
+        if len(labels) != len(self) if whole else len(labels) <= last:
             raise ValueError(
-                "`labels` must be 1-D, one for each canonical index: "
+                "`labels` must be one for each canonical index: "
                 f"{'' if whole else 'at least '}{last + 1}. "
                 f"Received: labels of shape {labels.shape}."
             )
@@ -189,8 +193,9 @@ def from_arrays(
 
     Args:
         images: `(examples, ...)`, uint8 or floating point.
-        labels: `(examples,)` integers in [0, num_classes). Each class must
-            have an example.
+        labels: `(examples,)` or `(examples, 1)` integers in
+            [0, num_classes), or floats that are whole numbers. Each class
+            must have an example.
         num_classes: Number of classes, at least 2. None: the number of
             `class_names`, or else one more than the largest label.
         class_names: `(num_classes,)` strings, or empty.
@@ -201,30 +206,32 @@ def from_arrays(
         `Examples`.
 
     Raises:
-        TypeError: if an array is of the wrong kind.
-        ValueError: if lengths differ, labels are out of range, or a class
-            has no example.
+        TypeError: if an array is of the wrong kind, as labels are that are
+            texts.
+        ValueError: if lengths differ, labels are no class ids or out of
+            range, or a class has no example.
 
     Example:
 
     >>> from_arrays(np.zeros((2, 8, 8, 1), "uint8"), [1, 0])
     Examples(2 images of 8 x 8 x 1 in memory, 2 classes)
     """
-    pixels, array = inputs.check_examples(images, labels, None)
-    if array.ndim != 1:
-        raise TypeError(
-            "`labels` must be (examples,) integers. "
-            f"Received: labels of shape {array.shape}."
-        )
+    pixels = inputs.check_images(images)
     names = tuple(map(str, class_names))
     if num_classes is None:
-        num_classes = len(names) or int(array.max()) + 1
-    elif names and len(names) != num_classes:
+        num_classes = len(names) or int(class_ids("labels", labels).max()) + 1
+    _checks.integer("num_classes", num_classes, minimum=2)
+    array = class_ids("labels", labels, num_classes).astype(np.int32)
+    if len(array) != len(pixels):
+        raise ValueError(
+            "`labels` must be as long as `images`. "
+            f"Received: {len(array)} labels, {len(pixels)} images."
+        )
+    if names and len(names) != num_classes:
         raise ValueError(
             f"`class_names` must be {num_classes}, one per class. "
             f"Received: {len(names)} class_names."
         )
-    inputs.check_classes(array, num_classes)
     check_every_class(array, num_classes, names)
     places = inputs.check_index(
         np.arange(len(array)) if index is None else index, len(array)

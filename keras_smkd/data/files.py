@@ -1,9 +1,7 @@
-"""Image files: the check of them, their decoding, and the cache of pixels."""
+"""Image files: the check of them, their decoding, and where pixels are kept."""
 
 import concurrent.futures
-import hashlib
 import io
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -11,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from absl import logging
 
 from keras_smkd import _checks
+from keras_smkd.data import depths
+from keras_smkd.data.cache import open_cache
 from keras_smkd.data.optional import import_optional
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif"}
@@ -24,7 +23,8 @@ _FIRST_BYTES = {
     b"GIF89a": ".gif",
     b"BM": ".bmp",
 }
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# Of all that Pillow reads, those of the suffixes.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 _BLOCK = 256
 MEMORY_LIMIT = 2 * 2**30
 """Bytes up to which decoded files are kept in memory, unless told otherwise."""
@@ -42,7 +42,7 @@ def check_image_shape(
     height, width = (
         _checks.integer("image_size", side, minimum=1) for side in image_size
     )
-    if channels not in _MODES:
+    if channels not in depths.CHANNELS:
         raise ValueError(
             f"`channels` must be 1, 3 or 4. Received: channels={channels!r}."
         )
@@ -84,6 +84,8 @@ def decode(
 ) -> npt.NDArray[np.uint8]:
     """Return the pixels of an image, cut to the proportions and resized.
 
+    See `load_folder` for what becomes of depth, transparency and palette.
+
     Args:
         source: The path of a file, or its content.
         shape: (height, width, channels) to return.
@@ -93,22 +95,14 @@ def decode(
     height, width, channels = shape
     try:
         with pillow.open(
-            io.BytesIO(source) if isinstance(source, bytes) else source
+            io.BytesIO(source) if isinstance(source, bytes) else source,
+            formats=_FORMATS,
         ) as image:
-            pixels = image.convert(_MODES[channels])
-    except (
-        # What Pillow raises for broken files of one format or another.
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        KeyError,
-        TypeError,
-        pillow.DecompressionBombError,
-    ) as error:
+            pixels = depths.eight_bits(pillow, image, channels)
+    # Which of a dozen exceptions a broken file causes is its own choice.
+    except Exception as error:
         raise ValueError(
-            "`images` must be intact images. "
+            "`images` must be intact images of a known depth. "
             f"Received: {name or source!r}, which cannot be decoded: {error}."
         ) from error
     if pixels.size != (width, height):
@@ -168,7 +162,9 @@ def open_files(
             "`cache` must be 'auto', 'memory', 'none' or a path that ends in "
             f".npy. Received: cache={str(cache)!r}."
         )
-    return _open_cache(reader, file)
+    return open_cache(
+        file, paths, image_shape, lambda pixels: _decode_all(reader, pixels)
+    )
 
 
 def _decode_all(reader: FileReader, pixels: npt.NDArray[np.uint8]) -> None:
@@ -179,38 +175,3 @@ def _decode_all(reader: FileReader, pixels: npt.NDArray[np.uint8]) -> None:
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for _ in pool.map(block, range(0, len(reader), _BLOCK)):
             pass
-
-
-def _open_cache(
-    reader: FileReader, file: pathlib.Path
-) -> npt.NDArray[np.uint8]:
-    """Return the pixels in a file of cache, which is made if it is stale."""
-    described = {"shape": list(reader.shape), "sha256": _digest(reader.paths)}
-    note = file.with_suffix(".json")
-    if file.is_file() and note.is_file():
-        if json.loads(note.read_text()) == described:
-            return np.load(file, mmap_mode="r", allow_pickle=False)
-        logging.info("The cache %s is of other files: made anew.", file)
-    partial = file.with_suffix(".partial")
-    pixels = np.lib.format.open_memmap(
-        partial, "w+", np.dtype(np.uint8), (len(reader), *reader.shape)
-    )
-    _decode_all(reader, pixels)
-    pixels.flush()
-    del pixels
-    # Whole or not at all; the note last, for it vouches for the file.
-    note.unlink(missing_ok=True)
-    os.replace(partial, file)
-    note.write_text(json.dumps(described))
-    return np.load(file, mmap_mode="r", allow_pickle=False)
-
-
-def _digest(paths: npt.NDArray[Any]) -> str:
-    """Return a hash of the files' names, sizes and times of change."""
-    digest = hashlib.sha256()
-    for path in paths:
-        status = os.stat(path)
-        digest.update(
-            f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode()
-        )
-    return digest.hexdigest()

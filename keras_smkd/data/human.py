@@ -2,12 +2,13 @@
 
 import os
 import pathlib
-import zipfile
 
 import numpy as np
 import numpy.typing as npt
 
 from keras_smkd import _checks
+from keras_smkd._labels import class_ids
+from keras_smkd.noise.archives import read_archive
 
 
 def load_human_labels(
@@ -32,9 +33,9 @@ def load_human_labels(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        TypeError: if the array holds anything but integers.
-        ValueError: if the file is no `.npz`, has no such key, or the array
-            is not 1-D or has another length.
+        TypeError: if the array holds anything but numbers.
+        ValueError: if the file is no intact `.npz`, has no such key, or the
+            array holds no class ids or has another length.
 
     Example:
 
@@ -55,23 +56,9 @@ def load_human_labels(
         raise FileNotFoundError(
             f"`path` must be an existing .npz file. Received: path={path!r}."
         )
-    if not zipfile.is_zipfile(file):
-        raise ValueError(
-            f"`path` must be a file in .npz format. Received: path={path!r}."
-        )
-    with np.load(file, allow_pickle=False) as archive:
-        _checks.one_of("name", name, archive.files)
-        labels = archive[name]
-    if labels.dtype.kind not in "iu":
-        raise TypeError(
-            f"`{name}` in the file must be integers. "
-            f"Received: {name} of dtype {labels.dtype}."
-        )
-    if labels.ndim != 1:
-        raise ValueError(
-            f"`{name}` in the file must be 1-D. "
-            f"Received: {name} of shape {labels.shape}."
-        )
+    names, arrays = read_archive(file, [name])
+    _checks.one_of("name", name, names)
+    labels = class_ids(name, arrays[name])
     if num_examples is not None and len(labels) != num_examples:
         raise ValueError(
             f"`{name}` in the file must have {num_examples} labels, one for "

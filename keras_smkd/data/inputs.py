@@ -6,15 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_smkd import _checks
+from keras_smkd._labels import labels_of
 from keras_smkd.data.recipes import Augmentation
 
 
-def check_examples(
-    images: npt.ArrayLike, labels: npt.ArrayLike, num_classes: int | None
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return images and labels in the dtypes that pipelines hand on.
+def check_images(images: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return images in the dtype that pipelines read them from.
 
-    Images may be strings, the paths of files.
+    They may be strings, the paths of files.
     """
     images = np.asarray(images)
     are_files = images.dtype.kind == "U" and images.ndim == 1
@@ -30,47 +29,22 @@ def check_examples(
             "`images` must be uint8 or floating point. Received: images of "
             f"dtype {images.dtype}. Scale them to [0, 1] as floats."
         )
-    return images, check_labels(labels, len(images), num_classes)
+    return images
 
 
 def check_labels(
     labels: npt.ArrayLike, num_images: int, num_classes: int | None
 ) -> npt.NDArray[Any]:
     """Return labels as int32, or as float32 if they are one-hot or soft."""
-    labels = np.asarray(labels)
-    integers = labels.dtype.kind in "iu"
-    if not (labels.ndim == 1 and integers) and not (
-        labels.ndim == 2 and (integers or labels.dtype.kind == "f")
-    ):
-        raise TypeError(
-            "`labels` must be (examples,) integers or (examples, classes) "
-            f"numbers. Received: labels of shape {labels.shape}, dtype "
-            f"{labels.dtype}."
-        )
-    if len(labels) != num_images:
+    if num_classes is not None:
+        num_classes = _checks.integer("num_classes", num_classes, minimum=2)
+    array = labels_of("labels", labels, num_classes)
+    if len(array) != num_images:
         raise ValueError(
             "`labels` must be as long as `images`. "
-            f"Received: {len(labels)} labels, {num_images} images."
+            f"Received: {len(array)} labels, {num_images} images."
         )
-    if num_classes is not None:
-        check_classes(labels, num_classes)
-    return labels.astype(np.int32 if labels.ndim == 1 else np.float32)
-
-
-def check_classes(labels: npt.NDArray[Any], num_classes: int) -> None:
-    """Raise if labels do not fit the number of classes."""
-    num_classes = _checks.integer("num_classes", num_classes, minimum=2)
-    if labels.ndim == 2 and labels.shape[1] != num_classes:
-        raise ValueError(
-            f"`labels` must have {num_classes} columns, one per class. "
-            f"Received: labels of shape {labels.shape}."
-        )
-    low, high = labels.min(), labels.max()
-    if labels.ndim == 1 and (low < 0 or high >= num_classes):
-        raise ValueError(
-            f"`labels` must be in [0, {num_classes}). "
-            f"Received: labels from {low} to {high}."
-        )
+    return array.astype(np.int32 if array.ndim == 1 else np.float32)
 
 
 def check_index(index: npt.ArrayLike, size: int) -> npt.NDArray[np.int32]:

@@ -40,7 +40,7 @@ def make_torch_dataset(
     Args:
         images: `(examples, ...)`, or `Examples`. See `make_pipeline`, as for
             all that follow.
-        labels: `(examples,)` integers, or `(examples, classes)` one-hot or
+        labels: `(examples,)` class ids, or `(examples, classes)` one-hot or
             soft; None is for Examples.
         index: `(examples,)` integers, each example's place in the data set.
         with_index: Whether examples carry an index without one being given.

@@ -1,32 +1,15 @@
 """Pipelines of `tf.data`, from examples to batches with noisy labels."""
 
-import dataclasses
 import os
 from typing import Any
 
 import numpy.typing as npt
 
-from keras_smkd import noise
 from keras_smkd.data import tf_batches
 from keras_smkd.data.batches import make_plan
 from keras_smkd.data.examples import Examples
-from keras_smkd.data.examples import from_arrays
 from keras_smkd.data.optional import import_optional
 from keras_smkd.data.recipes import Augmentation
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class NoisyPipeline:
-    """Holds a pipeline with noisy labels, and what its noise did.
-
-    Args:
-        dataset: `tf.data.Dataset` of batches with the noisy labels.
-        labels: `NoisyLabels` of its examples, in the order in which the
-            examples were given.
-    """
-
-    dataset: Any
-    labels: noise.NoisyLabels
 
 
 def make_pipeline(
@@ -70,10 +53,12 @@ def make_pipeline(
         images: `(examples, ...)`, or `Examples`, whose images may be files.
             uint8 becomes float32 in [0, 1]; floats become float32 and keep
             their values.
-        labels: `(examples,)` integers, or `(examples, classes)` one-hot or
-            soft. As training shall see them: noisy, if noise is wanted. None
-            is for Examples: their noisy labels, or the clean ones if they
-            have no noise.
+        labels: `(examples,)` class ids, or `(examples, classes)` one-hot or
+            soft, rows sum to 1. Class ids are integers or booleans of any
+            width, or floats that are whole numbers, also as `(examples, 1)`.
+            As training shall see them: noisy, if noise is wanted. None is for
+            Examples: their noisy labels, or the clean ones if they have no
+            noise.
         batch_size: Examples per batch, at least 1.
         index: `(examples,)` integers, each example's place in the data set,
             for models that remember examples.
@@ -94,10 +79,11 @@ def make_pipeline(
         mean: Number, or one per channel, to subtract from images in [0, 1].
         std: Number > 0, or one per channel, to divide by after that.
         cache: Where files are kept once decoded: `"memory"`, now; the path of
-            an `.npy` file, made now unless it is there and of the same files;
-            `"none"`, nowhere, and each epoch decodes them anew; `"auto"`:
-            memory if they take at most 2 GiB, else none. A path makes its
-            note beside it, a `.json`. Arrays are in memory anyhow.
+            an `.npy` file, made now unless it is there, whole and of the same
+            files; `"none"`, nowhere, and each epoch decodes them anew;
+            `"auto"`: memory if they take at most 2 GiB, else none. A path
+            makes its note beside it, a `.json`; files there that are no cache
+            are an error. Arrays are in memory anyhow.
         shard: `(index, count)` of a host among several. Its epoch is every
             `count`-th example of the order that all hosts share, so that they
             see every example once among them. The batch size is each host's.
@@ -118,12 +104,13 @@ def make_pipeline(
         ImportError: if TensorFlow, or (for files) Pillow is not installed.
         TypeError: if `images`, `labels`, `index`, `seed` or a number is of
             the wrong kind.
-        ValueError: if there are no examples, lengths differ, labels do not
-            fit `num_classes`, the recipe is unknown or the images do not fit
-            it, examples with an index are to be mixed, `seed` is missing, a
-            number is out of range, or a file is no image. Without a cache,
-            such a file ends the pass that meets it, in TensorFlow's
-            `InvalidArgumentError`, which names it.
+        ValueError: if there are no examples, lengths differ, labels are
+            neither class ids nor distributions, or do not fit `num_classes`,
+            the recipe is unknown or the images do not fit it, examples with
+            an index are to be mixed, `seed` is missing, a number is out of
+            range, or a file is no image. Without a cache, such a file ends
+            the pass that meets it, in TensorFlow's `InvalidArgumentError`,
+            which names it.
 
     Example:
 
@@ -172,107 +159,3 @@ def make_pipeline(
             lambda positions: batch_at(positions, {}), **options
         )
         return dataset.prefetch(tf.data.AUTOTUNE) if prefetch else dataset
-
-
-def noisy_pipeline(
-    source: Examples | tuple[npt.ArrayLike, npt.ArrayLike],
-    labels: noise.NoisyLabels | npt.ArrayLike | None = None,
-    *,
-    batch_size: int,
-    with_index: bool = False,
-    shuffle: bool = False,
-    seed: int | None = None,
-    augment: str | Augmentation | None = None,
-    mean: npt.ArrayLike | None = None,
-    std: npt.ArrayLike | None = None,
-    cache: str | os.PathLike[str] = "auto",
-    shard: tuple[int, int] | None = None,
-    deterministic: bool = True,
-    drop_remainder: bool = False,
-    prefetch: bool = True,
-    initial_epoch: int = 0,
-) -> NoisyPipeline:
-    """Return a pipeline with noisy labels, and the labels with the clean ones.
-
-    `make_pipeline(source.with_noise(labels), ...)`, for data that must have
-    noise. The noise is drawn before, once, with a seed of its own, so that
-    runs with other seeds share the same wrong labels.
-
-    Args:
-        source: `Examples`, or a pair `(images, labels)` with clean labels,
-            an example of every class among them.
-        labels: `NoisyLabels` of `source`, or integers by canonical index; see
-            `Examples.with_noise`. None: those that the examples have.
-        batch_size: See `make_pipeline`, as for all that follow.
-        with_index: Whether batches carry each example's canonical index.
-        shuffle: Whether each epoch has a new order. Needs `seed`.
-        seed: Integer >= 0 for order and augmentation.
-        augment: An `Augmentation` or the name of one.
-        mean: Number, or one per channel, to subtract.
-        std: Number > 0, or one per channel, to divide by.
-        cache: Where files are kept once decoded.
-        shard: `(index, count)` of a host among several.
-        deterministic: Whether batches come in their order.
-        drop_remainder: Whether to drop a last batch that is not full.
-        prefetch: Whether to prepare batches ahead.
-        initial_epoch: Epoch of the first pass.
-
-    Returns:
-        `NoisyPipeline`: `dataset`, and `labels`, which know the clean ones
-        and the realised noise rate.
-
-    Raises:
-        TypeError: if `source` is none of the two.
-        ValueError: if there are no noisy labels, or they do not fit `source`.
-        Exception: whatever `make_pipeline` raises.
-
-    Example:
-
-    >>> images = np.zeros((8, 4, 4, 1), dtype="float32")
-    >>> labels = [0, 0, 0, 0, 1, 1, 1, 1]
-    >>> train = noisy_pipeline(
-    ...     (images, labels),
-    ...     noise.make_noisy(
-    ...         labels, "pair_flip", 0.25, num_classes=2, seed=0, exact=True
-    ...     ),
-    ...     batch_size=4,
-    ... )
-    >>> train.labels.realized_noise_rate, len(train.dataset)
-    (0.25, 2)
-    """
-    if isinstance(source, tuple | list) and len(source) == 2:
-        classes = (
-            labels.num_classes
-            if isinstance(labels, noise.NoisyLabels)
-            else None
-        )
-        source = from_arrays(*source, num_classes=classes)
-    if not isinstance(source, Examples):
-        raise TypeError(
-            "`source` must be Examples or a pair (images, labels). "
-            f"Received: source of type {type(source).__name__}."
-        )
-    if labels is not None:
-        source = source.with_noise(labels)
-    if source.noise is None:
-        raise ValueError(
-            "`labels` must be given for Examples without noise. "
-            "Received: labels=None."
-        )
-    dataset = make_pipeline(
-        source,
-        batch_size=batch_size,
-        with_index=with_index,
-        shuffle=shuffle,
-        seed=seed,
-        augment=augment,
-        mean=mean,
-        std=std,
-        cache=cache,
-        shard=shard,
-        deterministic=deterministic,
-        drop_remainder=drop_remainder,
-        prefetch=prefetch,
-        initial_epoch=initial_epoch,
-    )
-    return NoisyPipeline(dataset, source.noise)

@@ -29,7 +29,7 @@ class PipelineSequence(keras.utils.PyDataset):
     Args:
         images: `(examples, ...)`, or `Examples`. See `make_pipeline`, as for
             all that follow.
-        labels: `(examples,)` integers, or `(examples, classes)` one-hot or
+        labels: `(examples,)` class ids, or `(examples, classes)` one-hot or
             soft; None is for Examples.
         batch_size: Examples per batch, at least 1.
         index: `(examples,)` integers, each example's place in the data set.

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from absl import logging
 
 from keras_smkd.data import files
+from keras_smkd.data.cache import replace
 from keras_smkd.data.optional import import_optional
 
 _READ_BATCH = 1000
@@ -108,7 +109,8 @@ def extract(
     """
     table = folder / "examples.csv"
     source = [builder.info.full_name, split, *keys[:2], str(size)]
-    if not table.exists():
+    rows = _read_table(table, source)
+    if rows is None:
         if folder.exists() and any(folder.iterdir()):
             logging.info("Writing the images to %s anew.", folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,22 +129,42 @@ def extract(
                 (folder / file.parent).mkdir(exist_ok=True)
             (folder / file).write_bytes(example[keys[0]])
             identifier = example["id"].decode() if keys[2] else ""
-            rows.append([str(file), example[keys[1]], identifier])
+            rows.append([str(file), str(example[keys[1]]), identifier])
         partial = folder / "partial.csv"
         with partial.open("w", newline="", encoding="utf-8") as stream:
             csv.writer(stream).writerows([source, *rows])
-        os.replace(partial, table)
-    with table.open(newline="", encoding="utf-8") as stream:
-        found, *rows = csv.reader(stream)
-    if found != source:
-        raise ValueError(
-            "`extract_to` must be a folder of its own for each data set and "
-            f"split. Received: extract_to={str(folder)!r}, which holds "
-            f"{found[0]} {found[1]}."
-        )
+        replace(partial, table)
     join = functools.partial(os.path.join, folder)
     return (
         np.array([join(row[0]) for row in rows]),
         np.array([row[1] for row in rows], np.int32),
         [row[2].encode() for row in rows],
     )
+
+
+def _read_table(
+    table: pathlib.Path, source: list[str]
+) -> list[list[str]] | None:
+    """Return the rows of a list of images, or None if it is not whole.
+
+    Raises:
+        ValueError: if it is a list of something else.
+    """
+    if not table.exists():
+        return None
+    try:
+        with table.open(newline="", encoding="utf-8") as stream:
+            found, *rows = csv.reader(stream)
+    except (ValueError, csv.Error):
+        return None
+    if len(found) == len(source) and found != source:
+        raise ValueError(
+            "`extract_to` must be a folder of its own for each data set and "
+            f"split. Received: extract_to={str(table.parent)!r}, which holds "
+            f"{found[0]} {found[1]}."
+        )
+    is_whole = found == source and len(rows) == int(source[-1])
+    is_whole = is_whole and all(
+        len(row) == 3 and row[1].isdecimal() for row in rows
+    )
+    return rows if is_whole else None

@@ -68,7 +68,9 @@ def load_tfds(
         TypeError: if `name` or `split` is not a string.
         ValueError: if TFDS does not know the name or the split, the data set
             has no images, no class labels, or images that need `image_size`
-            or more than `memory_limit`, or if a stored image is corrupt.
+            or more than `memory_limit`, if images to resize or extract have
+            other than 8 or 16 bits, if a label is no class, or if a stored
+            image is corrupt.
 
     Example:
 
@@ -111,7 +113,17 @@ def load_tfds(
         ) from error
     features = builder.info.features
     shape = features[keys[0]].shape
+    dtype = np.dtype(features[keys[0]].np_dtype)
+    is_decoded_here = image_size is not None or extract_to is not None
+    if is_decoded_here and dtype not in (np.uint8, np.uint16):
+        raise ValueError(
+            "`name` must be a data set with images of 8 or 16 bits, to resize "
+            f"or extract them. Received: name={name!r}, with images of dtype "
+            f"{dtype}."
+        )
     if image_size is not None:
+        # As decoding gives them.
+        dtype = np.dtype(np.uint8)
         channels = shape[-1] if shape[-1] in (1, 3, 4) else 3
         shape = files.check_image_shape(image_size, channels)
     elif len(shape) != 3 or None in shape:
@@ -126,7 +138,6 @@ def load_tfds(
             builder, split, size, keys, folder
         )
     else:
-        dtype = np.dtype(features[keys[0]].np_dtype)
         needed = size * int(np.prod(shape)) * dtype.itemsize
         if needed > memory_limit:
             raise ValueError(

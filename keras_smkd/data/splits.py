@@ -57,7 +57,8 @@ def split(
         )
     order = np.random.default_rng(seed).permutation(len(examples))
     if stratified:
-        labels = examples.training_labels
+        # NumPy 1 counts no unsigned integers of 64 bits.
+        labels = examples.training_labels.astype(np.int64)
         sizes = np.bincount(labels, minlength=examples.num_classes)
         shares = sizes * count / len(examples)
         counts = np.floor(shares).astype(np.int64)

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 
 from keras_smkd.export.folder import CARD
+from keras_smkd.export.folder import PACKAGE
+from keras_smkd.export.folder import names_in
 from keras_smkd.export.formats import FORMATS
 from keras_smkd.export.serving_model import ServingModel
 from keras_smkd.export.serving_model import described
@@ -31,8 +33,10 @@ def write_card(
 ) -> None:
     """Write `model_card.json`, and `labels.txt` if there are class names.
 
+    The card lists what is in the folder, so it is written last.
+
     Args:
-        folder: Where to.
+        folder: Where to, with the artefacts in it.
         model: What was exported.
         artefacts: From each artefact's name to the positions of its peers.
         served: One of the artefacts' models, for its inputs.
@@ -45,9 +49,15 @@ def write_card(
     # Imported here: it is the package that imports this room.
     from keras_smkd import __version__
 
+    if class_names is not None:
+        (folder / LABELS).write_text(
+            "".join(f"{name}\n" for name in class_names),
+            encoding="utf-8",
+            newline="\n",
+        )
     preprocessing = served.preprocessing
     card = {
-        "package": "keras_smkd",
+        "package": PACKAGE,
         "package_version": __version__,
         "keras_version": keras.__version__,
         "backend": keras.backend.backend(),
@@ -80,15 +90,10 @@ def write_card(
         "threshold": model.threshold,
         "noise": noise,
         "metrics": metrics,
+        "files": sorted([*names_in(folder), CARD]),
     }
     text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / CARD).write_text(text + "\n", encoding="utf-8", newline="\n")
-    if class_names is not None:
-        (folder / LABELS).write_text(
-            "".join(f"{name}\n" for name in class_names),
-            encoding="utf-8",
-            newline="\n",
-        )
 
 
 def distillation_settings(

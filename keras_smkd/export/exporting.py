@@ -75,7 +75,9 @@ def export(
             model card and for `"best_peer"`.
         noise: How the labels were made noisy, for the model card: such as
             the `recipe` of `keras_smkd.noise.NoisyLabels`.
-        overwrite: Whether to replace an earlier export at `path`.
+        overwrite: Whether to replace an earlier export at `path`. Its card
+            lists what it wrote; a folder that has anything else in it is
+            left as it is.
 
     Raises:
         TypeError: if `model` is no `PeerLearning`, or another
@@ -83,7 +85,7 @@ def export(
         ValueError: if an argument has a wrong value, the peers do not know
             their input shape, or the best peer cannot be told.
         FileExistsError: if `path` is there and `overwrite` is `False`, or
-            what is there is no export.
+            what is there is no export, or has a file that is not of it.
         ImportError: if the format's packages are not installed; it names
             the formats that can be written.
         RuntimeError: if the artefact cannot be written.

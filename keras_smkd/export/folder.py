@@ -1,14 +1,17 @@
-"""A folder that appears whole or not at all."""
+"""A folder that appears whole or not at all, and replaces only its own kind."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
-# What an export is known by.
+# What an export is known by: its package, and the list of what is in it.
 CARD = "model_card.json"
+PACKAGE = "keras_smkd"
 
 
 def target_of(path: str | os.PathLike[str], overwrite: bool) -> pathlib.Path:
@@ -16,7 +19,7 @@ def target_of(path: str | os.PathLike[str], overwrite: bool) -> pathlib.Path:
 
     Raises:
         FileExistsError: if something is there and `overwrite` is `False`, or
-            it is no export.
+            it is no export, or more than an export.
     """
     # Links and `..` are followed here, so that what is replaced is a folder
     # beside which there can be another.
@@ -28,13 +31,54 @@ def target_of(path: str | os.PathLike[str], overwrite: bool) -> pathlib.Path:
             f"`path` must not exist yet. Received: path={str(path)!r}. "
             "Choose another, or give `overwrite=True`."
         )
-    if not (target / CARD).is_file():
+    check_replaceable(target)
+    return target
+
+
+def check_replaceable(target: pathlib.Path) -> None:
+    """Raise if a folder is not exactly what the card in it lists, or less.
+
+    Raises:
+        FileExistsError: if it has no card of ours, or the card no list, or
+            the folder a file that is not in the list.
+    """
+    reason = ""
+    listed = _listed(target / CARD)
+    if listed is None:
+        reason = f"which has no {CARD} of {PACKAGE} that lists its files"
+    else:
+        foreign = [name for name in names_in(target) if name not in listed]
+        if foreign:
+            reason = f"where {foreign[0]!r} is not of the export"
+    if reason:
         raise FileExistsError(
-            "`path` must be an earlier export, which has a file "
-            f"{CARD}, to be overwritten. Received: path={str(path)!r}. "
+            "`path` must be an earlier export and nothing else, to be "
+            f"overwritten. Received: path={str(target)!r}, {reason}. "
             "Choose another, or remove it yourself."
         )
-    return target
+
+
+def names_in(folder: pathlib.Path) -> list[str]:
+    """Return what is in a folder at any depth, sorted: `a/` and `a/b.txt`.
+
+    Links are not followed.
+    """
+    names = []
+    for parent, folders, files in os.walk(folder):
+        place = pathlib.Path(parent).relative_to(folder)
+        names += [(place / name).as_posix() + "/" for name in folders]
+        names += [(place / name).as_posix() for name in files]
+    return sorted(names)
+
+
+def _listed(card: pathlib.Path) -> set[Any] | None:
+    """Return the names that a card lists, or None if it is none of ours."""
+    try:
+        found = json.loads(card.read_text(encoding="utf-8"))
+        is_ours = found["package"] == PACKAGE
+        return set(found["files"]) if is_ours else None
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return None
 
 
 @contextlib.contextmanager
@@ -59,6 +103,9 @@ def _put_in_place(folder: pathlib.Path, target: pathlib.Path) -> None:
     if not target.exists():
         folder.rename(target)
         return
+    # Writing takes a while, in which files may have come.
+    check_replaceable(target)
+    _copy_permissions(target, folder)
     # Not in the scratch folder, which is removed whatever happens.
     aside = pathlib.Path(
         tempfile.mkdtemp(dir=target.parent, prefix=".export-old-")
@@ -73,3 +120,10 @@ def _put_in_place(folder: pathlib.Path, target: pathlib.Path) -> None:
         error.add_note("It is back in its place.")
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _copy_permissions(old: pathlib.Path, new: pathlib.Path) -> None:
+    # The inner ones first: what is made read-only is not gone into again.
+    for name in [*reversed(names_in(new)), "."]:
+        if (old / name).exists():
+            shutil.copymode(old / name, new / name)

@@ -6,6 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_smkd import _checks
+from keras_smkd._labels import class_ids
+
+# The name that the estimators know.
+check_labels = class_ids
 
 
 def check_noise_rate(noise_rate: float) -> float:
@@ -29,49 +33,14 @@ def check_seed(seed: int) -> int:
     return _checks.integer("seed", seed, minimum=0)
 
 
-def check_labels(
-    name: str, labels: npt.ArrayLike, num_classes: int | None = None
-) -> npt.NDArray[Any]:
-    """Return labels as an array, or raise if they are not integers, 1-D.
-
-    Args:
-        name: The argument's name, for the message.
-        labels: What the caller gave.
-        num_classes: If given, labels must be in [0, num_classes).
-
-    Raises:
-        TypeError: if they are not integers.
-        ValueError: if there are none, or are not 1-D or not in range.
-    """
-    array = np.asarray(labels)
-    if array.ndim != 1 or not array.size:
-        raise ValueError(
-            f"`{name}` must be 1-D with at least one label. "
-            f"Received: {name} of shape {array.shape}."
-        )
-    if array.dtype.kind not in "iu":
-        raise TypeError(
-            f"`{name}` must be integers. "
-            f"Received: {name} of dtype {array.dtype}."
-        )
-    if num_classes is not None:
-        low, high = int(array.min()), int(array.max())
-        if low < 0 or high >= num_classes:
-            raise ValueError(
-                f"`{name}` must be in [0, {num_classes}), one of the "
-                f"{num_classes} classes. Received: {name} from {low} to {high}."
-            )
-    return array
-
-
 def check_label_pair(
     clean_labels: npt.ArrayLike,
     noisy_labels: npt.ArrayLike,
     num_classes: int | None = None,
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return both as arrays, or raise if they are not labels of one length."""
-    clean = check_labels("clean_labels", clean_labels, num_classes)
-    noisy = check_labels("noisy_labels", noisy_labels, num_classes)
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return both as class ids, or raise if they are none of one length."""
+    clean = class_ids("clean_labels", clean_labels, num_classes)
+    noisy = class_ids("noisy_labels", noisy_labels, num_classes)
     if clean.size != noisy.size:
         raise ValueError(
             "`noisy_labels` must be as long as `clean_labels`. Received: "
@@ -80,13 +49,14 @@ def check_label_pair(
     return clean, noisy
 
 
-def check_holds(dtype: np.dtype[Any], num_classes: int) -> None:
-    """Raise if a dtype of labels cannot hold every class."""
-    if np.iinfo(dtype).max < num_classes - 1:
-        raise ValueError(
-            f"`labels` must have a dtype that holds {num_classes} classes. "
-            f"Received: labels of dtype {dtype}."
-        )
+def dtype_for(labels: npt.ArrayLike, num_classes: int) -> np.dtype[Any]:
+    """Return the dtype of labels if it is of integers that hold all classes.
+
+    It is int64 otherwise.
+    """
+    dtype = np.asarray(labels).dtype
+    holds = dtype.kind in "iu" and np.iinfo(dtype).max >= num_classes - 1
+    return dtype if holds else np.dtype(np.int64)
 
 
 def check_inputs(

@@ -7,11 +7,11 @@ import numpy.typing as npt
 from absl import logging
 
 from keras_smkd import _checks
+from keras_smkd._labels import class_ids
 from keras_smkd.noise import cifar
 from keras_smkd.noise import matrices
-from keras_smkd.noise.arguments import check_holds
-from keras_smkd.noise.arguments import check_labels
 from keras_smkd.noise.arguments import check_num_classes
+from keras_smkd.noise.arguments import dtype_for
 from keras_smkd.noise.instance import draw_instance_dependent_probabilities
 from keras_smkd.noise.labels import corrupt_labels
 from keras_smkd.noise.labels import draw_labels
@@ -61,11 +61,12 @@ def make_noisy(
         exact: Whether to draw by count; see `corrupt_labels`.
 
     Returns:
-        `NoisyLabels`; noisy labels have the dtype of `labels`.
+        `NoisyLabels`; noisy labels have the dtype of `labels`, or int64 as
+        `corrupt_labels` says.
 
     Raises:
-        TypeError: if `labels`, `num_classes` or `seed` are not integers, or
-            `noise_rate` is not a number.
+        TypeError: if `labels` or `noise_rate` are not numbers, or
+            `num_classes` or `seed` not integers.
         ValueError: if `kind` is unknown or has another number of classes, or
             whatever `corrupt_labels` raises.
 
@@ -128,11 +129,12 @@ def make_noisy_by_matrix(
         name: What to call the noise in the recipe.
 
     Returns:
-        `NoisyLabels`; noisy labels have the dtype of `labels`.
+        `NoisyLabels`; noisy labels have the dtype of `labels`, or int64 as
+        `corrupt_labels` says.
 
     Raises:
-        TypeError: if `labels` or `seed` are not integers, the matrix not of
-            numbers, or `name` not a string.
+        TypeError: if `labels` or the matrix are not of numbers, `seed` is not
+            an integer, or `name` not a string.
         ValueError: whatever `corrupt_labels` raises.
 
     Example:
@@ -186,13 +188,13 @@ def make_noisy_by_instance(
         scale: Factor of the features.
 
     Returns:
-        `NoisyLabels`; noisy labels have the dtype of `labels`.
+        `NoisyLabels`; noisy labels have the dtype of `labels`, or int64 as
+        `corrupt_labels` says.
 
     Raises:
-        TypeError: if `labels`, `num_classes` or `seed` are not integers, or
-            another argument is not of numbers.
-        ValueError: if the dtype of `labels` cannot hold all classes, or
-            whatever `draw_instance_dependent_probabilities` raises.
+        TypeError: if `num_classes` or `seed` are not integers, or another
+            argument is not of numbers.
+        ValueError: whatever `draw_instance_dependent_probabilities` raises.
 
     Example:
 
@@ -208,8 +210,7 @@ def make_noisy_by_instance(
         Instance-dependent Label Noise". https://arxiv.org/abs/2006.07836
     """
     classes = check_num_classes(num_classes)
-    clean = check_labels("labels", labels, classes)
-    check_holds(clean.dtype, classes)
+    clean = class_ids("labels", labels, classes)
     probabilities = draw_instance_dependent_probabilities(
         features,
         clean,
@@ -227,7 +228,12 @@ def make_noisy_by_instance(
         "std": float(std),
         "scale": float(scale),
     }
-    noisy = draw_labels(probabilities, seed).astype(clean.dtype)
-    result = NoisyLabels(clean, noisy, classes, recipe)
+    noisy = draw_labels(probabilities, seed)
+    result = NoisyLabels(
+        np.asarray(labels),
+        noisy.astype(dtype_for(labels, classes)),
+        classes,
+        recipe,
+    )
     logging.info("Label noise: %s.", result)
     return result

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_smkd import _checks
+from keras_smkd._labels import class_ids
 from keras_smkd.noise.arguments import check_inputs
-from keras_smkd.noise.arguments import check_labels
 from keras_smkd.noise.arguments import check_noise_rate
 from keras_smkd.noise.arguments import check_num_classes
 from keras_smkd.noise.arguments import check_seed
@@ -48,8 +48,7 @@ def instance_dependent_probabilities(
         `(examples, classes)` float64, rows sum to 1.
 
     Raises:
-        TypeError: if `labels` are not integers, or another argument is not
-            of numbers.
+        TypeError: if an argument is not of numbers.
         ValueError: if lengths or shapes disagree, a label is no class, a flip
             rate is outside [0, 1], `scale < 0`, or a score is not finite.
 
@@ -81,7 +80,7 @@ def instance_dependent_probabilities(
             f"Received: projections of shape {weights.shape}, dtype "
             f"{weights.dtype}."
         )
-    clean = check_labels("labels", labels, len(weights))
+    clean = class_ids("labels", labels, len(weights))
     inputs = check_inputs("features", features, clean).reshape(clean.size, -1)
     if inputs.shape[1] != weights.shape[1]:
         raise ValueError(
@@ -166,8 +165,8 @@ def draw_instance_dependent_probabilities(
         `(examples, num_classes)` float64, rows sum to 1.
 
     Raises:
-        TypeError: if `labels`, `num_classes` or `seed` are not integers, or
-            another argument is not of numbers.
+        TypeError: if `num_classes` or `seed` are not integers, or another
+            argument is not of numbers.
         ValueError: if `features` and `labels` differ in length, a label is no
             class, a score is not finite, or a number is out of range.
 
@@ -186,7 +185,7 @@ def draw_instance_dependent_probabilities(
         https://arxiv.org/abs/2006.07836
     """
     classes = check_num_classes(num_classes)
-    clean = check_labels("labels", labels, classes)
+    clean = class_ids("labels", labels, classes)
     inputs = check_inputs("features", features, clean).reshape(clean.size, -1)
     rate = check_noise_rate(noise_rate)
     std = _checks.number("std", std, minimum=0.0)

@@ -1,17 +1,16 @@
 """Noisy labels drawn from a transition matrix, and what the draw did."""
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from absl import logging
 
-from keras_smkd.noise.arguments import check_holds
+from keras_smkd._labels import class_ids
 from keras_smkd.noise.arguments import check_label_pair
-from keras_smkd.noise.arguments import check_labels
 from keras_smkd.noise.arguments import check_num_classes
 from keras_smkd.noise.arguments import check_seed
+from keras_smkd.noise.arguments import dtype_for
 from keras_smkd.noise.matrices import check_rows
 from keras_smkd.noise.matrices import check_transition_matrix
 
@@ -21,7 +20,7 @@ def corrupt_labels(
     transition_matrix: npt.ArrayLike,
     seed: int,
     exact: bool = False,
-) -> npt.NDArray[Any]:
+) -> npt.NDArray[np.integer]:
     """Draw noisy labels from clean ones.
 
     `P(noisy[n] = j) = T[labels[n], j]`
@@ -42,13 +41,14 @@ def corrupt_labels(
             cyclic order, so that no class is favoured over all.
 
     Returns:
-        `(examples,)` noisy labels, dtype of `labels`.
+        `(examples,)` noisy labels: dtype of `labels` if they are integers of
+        one that holds all classes, else int64.
 
     Raises:
-        TypeError: if `labels` or `seed` are not integers.
-        ValueError: if `labels` is empty, not 1-D or has a class that the
-            matrix has not, if its dtype cannot hold all classes, if the
-            matrix is not a transition matrix, or if `seed < 0`.
+        TypeError: if `labels` are not numbers or `seed` is not an integer.
+        ValueError: if `labels` is empty, not whole numbers, not one for each
+            example, or has a class that the matrix has not, if the matrix is
+            not a transition matrix, or if `seed < 0`.
 
     Example:
 
@@ -68,11 +68,10 @@ def corrupt_labels(
     """
     matrix = check_transition_matrix(transition_matrix)
     classes = len(matrix)
-    clean = check_labels("labels", labels, classes)
-    check_holds(clean.dtype, classes)
+    clean = class_ids("labels", labels, classes)
     generator = np.random.default_rng(check_seed(seed))
 
-    noisy = np.empty_like(clean)
+    noisy = np.empty(clean.size, dtype_for(labels, classes))
     uniform = None if exact else generator.random(clean.size)
     # One group of examples per clean class: as fast as a single flat lookup,
     # and never adds a class id to a probability, which would round it.
@@ -166,8 +165,9 @@ def realized_noise_rate(
         A float in [0, 1].
 
     Raises:
-        TypeError: if either holds anything but integers.
-        ValueError: if either is empty or not 1-D, or if the lengths differ.
+        TypeError: if either holds anything but numbers.
+        ValueError: if either is empty or no class ids, or if the lengths
+            differ.
 
     Example:
 
@@ -198,8 +198,9 @@ def realized_transition_matrix(
         `(num_classes, num_classes)` float64, rows sum to 1.
 
     Raises:
-        TypeError: if the labels or `num_classes` are not integers.
-        ValueError: if labels are empty, not 1-D, of different lengths or
+        TypeError: if the labels are not numbers or `num_classes` is not an
+            integer.
+        ValueError: if labels are empty, no class ids, of different lengths or
             outside [0, num_classes), if a class has no example, or if
             `num_classes < 2`.
 
@@ -211,8 +212,7 @@ def realized_transition_matrix(
     """
     classes = check_num_classes(num_classes)
     clean, noisy = check_label_pair(clean_labels, noisy_labels, classes)
-    # Unsigned bytes would overflow in the product.
-    cells = clean.astype(np.int64) * classes + noisy
+    cells = clean * classes + noisy
     counts = np.bincount(cells, minlength=classes**2).reshape(classes, classes)
     totals = counts.sum(axis=1, keepdims=True)
     absent = np.flatnonzero(totals == 0).tolist()

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from keras_smkd._labels import class_ids
 from keras_smkd.noise.arguments import check_inputs
-from keras_smkd.noise.arguments import check_labels
 from keras_smkd.noise.arguments import check_noise_rate
 from keras_smkd.noise.arguments import check_seed
 from keras_smkd.noise.labels import expected_counts
@@ -77,8 +77,8 @@ def replace_images(
         `is_replaced` and `realized_noise_rate`.
 
     Raises:
-        TypeError: if the images are not numbers, or `labels` or `seed` not
-            integers.
+        TypeError: if the images or `labels` are not numbers, or `seed` is not
+            an integer.
         ValueError: if `images` and `labels` differ in length, `images` and
             `other_images` in shape or dtype, if there are too few other
             images, or if a number is out of range.
@@ -98,7 +98,7 @@ def replace_images(
         Wang et al., 2018, "Iterative Learning with Open-set Noisy Labels".
         https://arxiv.org/abs/1804.00092
     """
-    clean = check_labels("labels", labels)
+    clean = class_ids("labels", labels)
     kept = check_inputs("images", images, clean)
     others = check_inputs("other_images", other_images)
     if others.shape[1:] != kept.shape[1:] or others.dtype != kept.dtype:

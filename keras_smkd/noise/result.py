@@ -4,15 +4,15 @@ import dataclasses
 import json
 import os
 import pathlib
-import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from keras_smkd.noise.archives import read_archive
 from keras_smkd.noise.arguments import check_label_pair
 from keras_smkd.noise.arguments import check_num_classes
+from keras_smkd.noise.arguments import dtype_for
 from keras_smkd.noise.labels import realized_noise_rate
 from keras_smkd.noise.labels import realized_transition_matrix
 
@@ -29,18 +29,21 @@ class NoisyLabels:
 
     Args:
         clean_labels: `(examples,)` integers in [0, num_classes), the labels
-            before injection. Copied.
+            before injection. Copied; int64 if another dtype than one of
+            integers that holds all classes was given.
         noisy_labels: `(examples,)` integers in [0, num_classes), the labels
-            after injection, in the same order. Copied.
+            after injection, in the same order. Copied, likewise.
         num_classes: Number of classes, at least 2.
         recipe: How the labels were made, in values that JSON knows, such as
             `{"kind": "pair_flip", "noise_rate": 0.4, "seed": 0}`. Copied.
 
     Raises:
-        TypeError: if labels or `num_classes` are not integers, or `recipe`
-            is not a dict with string keys and values that JSON knows.
-        ValueError: if labels are empty, not 1-D, of different lengths or
-            outside [0, num_classes), or if `num_classes < 2`.
+        TypeError: if labels are not numbers, `num_classes` is not an integer,
+            or `recipe` not a dict with string keys and values that JSON
+            knows.
+        ValueError: if labels are empty, no class ids, of different lengths or
+            outside [0, num_classes), if `num_classes < 2`, or if the recipe
+            is nested too deep to be saved.
 
     Example:
 
@@ -65,8 +68,14 @@ class NoisyLabels:
         )
         # The only way to set an attribute that is frozen.
         for name, value in (
-            ("clean_labels", clean.copy()),
-            ("noisy_labels", noisy.copy()),
+            (
+                "clean_labels",
+                clean.astype(dtype_for(self.clean_labels, classes)),
+            ),
+            (
+                "noisy_labels",
+                noisy.astype(dtype_for(self.noisy_labels, classes)),
+            ),
             ("num_classes", classes),
             ("recipe", _check_recipe(self.recipe)),
         ):
@@ -139,7 +148,7 @@ class NoisyLabels:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            TypeError: if its labels are not integers.
+            TypeError: if its labels are not numbers.
             ValueError: if `save` of this version did not write the file, or
                 its labels do not fit each other or the number of classes.
         """
@@ -149,7 +158,7 @@ class NoisyLabels:
                 "`path` must be an existing .npz file. "
                 f"Received: path={str(path)!r}."
             )
-        found = _read(file)
+        _, found = read_archive(file, _KEYS)
         missing = [key for key in _KEYS if key not in found]
         if missing:
             raise ValueError(
@@ -162,12 +171,13 @@ class NoisyLabels:
                 f"path={str(path)!r}, version {found['version']}. Another "
                 "version of keras_smkd wrote it."
             )
+        text = str(found["recipe"])
         try:
-            recipe = json.loads(str(found["recipe"]))
-        except json.JSONDecodeError as error:
+            recipe = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 "`path` must be a file whose recipe is JSON. Received: "
-                f"path={str(path)!r}, recipe={str(found['recipe'])!r}."
+                f"path={str(path)!r}, recipe={text[:200]!r}."
             ) from error
         return cls(
             found["clean_label"],
@@ -175,31 +185,6 @@ class NoisyLabels:
             found["num_classes"].tolist(),
             recipe,
         )
-
-
-def _read(file: pathlib.Path) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of our keys that an `.npz` file has."""
-    try:
-        # NumPy leaves a file open that it opened and found broken.
-        with (
-            file.open("rb") as stream,
-            np.load(stream, allow_pickle=False) as archive,
-        ):
-            # A bare `.npy` comes as an array, which has no names.
-            names = getattr(archive, "files", ())
-            return {key: archive[key] for key in _KEYS if key in names}
-    except (
-        AttributeError,
-        EOFError,
-        TypeError,
-        ValueError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise ValueError(
-            "`path` must be an intact .npz file without pickled objects. "
-            f"Received: path={str(file)!r}."
-        ) from error
 
 
 def _check_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -213,6 +198,11 @@ def _check_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
         )
     try:
         copy: dict[str, Any] = json.loads(json.dumps(recipe, allow_nan=False))
+    except RecursionError as error:
+        raise ValueError(
+            "`recipe` must not be nested as deep as this. "
+            f"Received: a recipe with the keys {list(recipe)[:5]}."
+        ) from error
     except (TypeError, ValueError) as error:
         raise TypeError(
             "`recipe` must hold only finite numbers, strings, booleans, None, "
