@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_smkd import _checks
 from keras_smkd import functional
+from keras_smkd._labels import class_ids
 from keras_smkd.batch import Batch
 from keras_smkd.selection import ConfidentKnowledge
 
@@ -232,8 +233,15 @@ def memorization_rate(
     >>> memorization_rate([1, 0, 1], [0, 0, 0], predictions)
     0.5
     """
-    noisy = ops.cast(noisy_labels, "int32")
-    clean = ops.cast(clean_labels, "int32")
+    noisy, clean = (
+        ops.convert_to_tensor(
+            class_ids(name, ops.convert_to_numpy(labels)).astype("int32")
+        )
+        for name, labels in (
+            ("noisy_labels", noisy_labels),
+            ("clean_labels", clean_labels),
+        )
+    )
     predictions = ops.convert_to_tensor(predictions)
     if not len(noisy) == len(clean) == len(predictions):
         raise ValueError(

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_smkd import functional
 from keras_smkd import metrics
+from keras_smkd._labels import class_ids
 from keras_smkd.batch import Batch
 
 
@@ -49,8 +50,8 @@ class NoiseMonitor(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.x = x
-        self.noisy_labels = np.asarray(noisy_labels)
-        self.clean_labels = np.asarray(clean_labels)
+        self.noisy_labels = class_ids("noisy_labels", noisy_labels)
+        self.clean_labels = class_ids("clean_labels", clean_labels)
         self.batch_size = batch_size
         if self.noisy_labels.shape != self.clean_labels.shape:
             raise ValueError(

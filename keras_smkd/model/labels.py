@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_smkd import _checks
+from keras_smkd._labels import labels_of
 
 KEYS = ("label", "index", "labelled")
 
@@ -35,69 +36,95 @@ def labels_of_batch(y: Any, num_classes: int) -> Any:
     `None` where there are none.
 
     Raises:
+        TypeError: if they are not numbers.
         ValueError: if their shape is neither, nor `(batch, 1)`.
     """
     labels = label_of(y)
     if labels is None:
         return None
-    shape = tuple(getattr(labels, "shape", ()))
+    labels = ops.convert_to_tensor(labels)
+    dtype = keras.backend.standardize_dtype(labels.dtype)
+    if not dtype.startswith(("int", "uint", "bool", "float", "bfloat")):
+        raise TypeError(
+            "Labels must be class ids or distributions. Received: labels of "
+            f"dtype {dtype}. Encode names as class ids."
+        )
+    shape = tuple(labels.shape)
     if len(shape) == 2 and shape[1] == 1:
-        return ops.squeeze(labels, axis=1)
-    _check_shape(shape, num_classes)
-    return ops.convert_to_tensor(labels)
+        labels = ops.squeeze(labels, axis=1)
+    _check_shape(tuple(labels.shape), num_classes)
+    # In a narrow type, comparing with the number of classes wraps around.
+    return labels if "float" in dtype else ops.cast(labels, "int32")
 
 
 def nan_outside_classes(values: Any, labels: Any, num_classes: int) -> Any:
-    """Return `values`, NaN where an integer label is not one of the classes.
+    """Return `values`, NaN where a label is not the id of a class.
 
     The backends disagree on such a label, and some train on it silently; NaN
     is the same, and loud, on all of them.
     """
     if len(labels.shape) != 1:
         return values
-    # Not in their own type, in which the number of classes may not fit.
-    labels = ops.cast(labels, "float32")
-    inside = ops.logical_and(labels >= 0, labels < num_classes)
-    return ops.where(inside, values, math.nan)
+    same = ops.cast(inside_classes(labels, num_classes), labels.dtype) == labels
+    return ops.where(same, values, math.nan)
 
 
-def check_label_values(y: Any, num_classes: int | None) -> None:
-    """Raise if `y` is an array with labels that cannot be right.
+def inside_classes(labels: Any, num_classes: int) -> Any:
+    """Return class ids that no loss stumbles over, others as they are.
 
-    What is not an array in memory (a data set, a generator) passes: its
-    labels are looked at batch by batch, by `nan_outside_classes`.
+    Args:
+        labels: `(batch,)` class ids, or `(batch, classes)`.
+        num_classes: Number of classes.
+
+    Returns:
+        `(batch,)` int32, one outside the classes (a fraction, too) changed
+        into the nearest that is inside; or the distributions.
+    """
+    if len(labels.shape) != 1:
+        return labels
+    return ops.clip(ops.cast(labels, "int32"), 0, num_classes - 1)
+
+
+def checked_labels(y: Any, num_classes: int | None) -> Any:
+    """Return labels in memory in the form that the model works with.
+
+    What is not an array in memory (a data set, a generator) is returned as it
+    is: its labels are looked at batch by batch, by `labels_of_batch` and
+    `nan_outside_classes`.
+
+    Args:
+        y: Labels in any form that `keras_smkd._labels.labels_of` knows, or a
+            dictionary with them. Where `labelled` is 0 they may be anything.
+        num_classes: Number of classes, `None` if it is not known yet.
+
+    Returns:
+        The same, class ids as `(examples,)` int32.
 
     Raises:
-        ValueError: if the shape does not fit, an integer label is not in
-            [0, classes), or the rows of soft labels are not distributions.
+        TypeError: if labels are not numbers.
+        ValueError: if they are no class ids and no distributions.
     """
     labels = label_of(y)
-    if num_classes is None or not is_in_memory(labels):
-        return
-    values = np.asarray(ops.convert_to_numpy(labels))
+    if not is_in_memory(labels):
+        return y
+    if ops.is_tensor(labels):
+        labels = ops.convert_to_numpy(labels)
     labelled = y.get("labelled") if isinstance(y, dict) else None
-    if labelled is not None:
-        values = values[np.asarray(ops.convert_to_numpy(labelled)).ravel() > 0]
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    _check_shape(values.shape, num_classes)
-    if values.size == 0:
-        return
-    if values.ndim == 1:
-        low, high = values.min(), values.max()
-        if not (low >= 0 and high < num_classes) or np.any(values % 1 != 0):
+    if labelled is None:
+        values = labels_of("y", labels, num_classes)
+    else:
+        values = np.asarray(labels)
+        has = np.asarray(ops.convert_to_numpy(labelled)).ravel() > 0
+        if has.shape != values.shape[:1]:
             raise ValueError(
-                f"Labels must be integers in [0, {num_classes}), the classes "
-                f"of the peers. Received: labels from {low} to {high}."
+                "`y['labelled']` must be as long as `y['label']`. "
+                f"Received: {len(has)} and {len(values)} entries."
             )
-        return
-    sums = values.sum(axis=1, dtype="float64")
-    if not np.all(values >= 0) or not np.allclose(sums, 1.0, atol=1e-2):
-        raise ValueError(
-            "Labels of shape (batch, classes) must be distributions: entries "
-            ">= 0, rows that sum to 1. Received: smallest entry "
-            f"{values.min()}, row sums from {sums.min():g} to {sums.max():g}."
-        )
+        if has.any():
+            labels_of("y", values[has], num_classes)
+    if values.dtype.kind in "iub":
+        values = values.astype("int32")
+    return {**y, "label": values} if isinstance(y, dict) else values
 
 
 def labelled_of_batch(y: Any) -> Any:
@@ -280,7 +307,8 @@ def one_hot(labels: Any, num_classes: int, dtype: Any) -> Any:
     """Return integer labels as one-hot rows; other labels as they are."""
     if len(labels.shape) != 1:
         return ops.cast(labels, dtype)
-    return ops.one_hot(ops.cast(labels, "int32"), num_classes, dtype=dtype)
+    labels = inside_classes(labels, num_classes)
+    return ops.one_hot(labels, num_classes, dtype=dtype)
 
 
 def _check_shape(shape: Any, num_classes: int) -> None:

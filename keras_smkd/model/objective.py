@@ -141,7 +141,8 @@ def targets_of(batch: Batch, labels: Any, target: Any) -> list[Any]:
         target: Label correction, or `None`. In training only.
     """
     if target is None:
-        return [labels] * batch.num_learners
+        own = labels_module.inside_classes(labels, batch.logits.shape[-1])
+        return [own] * batch.num_learners
     if not batch.training:
         return [batch.labels] * batch.num_learners
     corrected = checked_shape(

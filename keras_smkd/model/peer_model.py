@@ -179,13 +179,12 @@ class PeerModel(keras.Model):
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         given = FIT_SIGNATURE.bind(self, *args, **kwargs).arguments
         given.pop("self")
-        given["y"] = given.get("y")
-        if self.needs_index:
-            given["y"] = labels_module.with_index(given["y"])
-        self._check_training_labels(given["y"])
+        given["y"] = self._training_labels(given.get("y"), self.needs_index)
         validation_data = given.get("validation_data")
         if isinstance(validation_data, (list, tuple)):
-            self._check_labels(*validation_data[1:2])
+            x, *rest = validation_data
+            rest[:1] = [self._labels(y) for y in rest[:1]]
+            given["validation_data"] = (x, *rest)
         self._class_weight = labels_module.checked_class_weight(
             given.pop("class_weight", None),
             given.get("sample_weight"),
@@ -207,7 +206,7 @@ class PeerModel(keras.Model):
     def evaluate(
         self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        self._check_labels(y)
+        y = self._labels(y)
         try:
             return super().evaluate(x, y, *args, **kwargs)
         finally:
@@ -277,7 +276,7 @@ class PeerModel(keras.Model):
     ) -> Any:
         given = TRAIN_SIGNATURE.bind(self, x, y, *args, **kwargs).arguments
         given.pop("self")
-        self._check_training_labels(y)
+        given["y"] = self._training_labels(y)
         self._class_weight = labels_module.checked_class_weight(
             given.pop("class_weight", None),
             given.get("sample_weight"),
@@ -293,11 +292,11 @@ class PeerModel(keras.Model):
     def test_on_batch(
         self, x: Any, y: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        self._check_labels(y)
+        y = self._labels(y)
         return super().test_on_batch(x, y, *args, **kwargs)
 
-    def _check_labels(self, y: Any = None) -> None:
-        labels_module.check_label_values(y, self.num_classes)
+    def _labels(self, y: Any) -> Any:
+        return labels_module.checked_labels(y, self.num_classes)
 
     @property
     def needs_index(self) -> bool:
@@ -307,12 +306,15 @@ class PeerModel(keras.Model):
             for part in self.parts().values()
         )
 
-    def _check_training_labels(self, y: Any) -> None:
-        self._check_labels(y)
+    def _training_labels(self, y: Any, add_index: bool = False) -> Any:
+        y = self._labels(y)
+        if add_index:
+            y = labels_module.with_index(y)
         for part in self.parts().values():
             for own in parts_of(part):
                 if hasattr(own, "num_examples"):
                     labels_module.check_index_values(y, own.num_examples)
+        return y
 
     # Progress.
 
