@@ -18,10 +18,10 @@ class Clock(keras.layers.Layer):
 
     Args:
         total_steps: Optimizer steps in the whole training, or `None`.
-        threshold: The threshold to begin with.
+        threshold: The threshold to begin with, or a schedule of it.
     """
 
-    def __init__(self, total_steps: int | None, threshold: float) -> None:
+    def __init__(self, total_steps: int | None, threshold: Any) -> None:
         if total_steps is not None:
             _checks.integer("total_steps", total_steps, minimum=1)
         super().__init__(name="clock")
@@ -29,7 +29,11 @@ class Clock(keras.layers.Layer):
         self.total_steps = self._add_scalar(
             "total_steps", "int32", total_steps or 0
         )
-        self.threshold = self._add_scalar("threshold", "float32", threshold)
+        begin = float(threshold(0.0)) if callable(threshold) else threshold
+        self.threshold = self._add_scalar("threshold", "float32", begin)
+        # What writes the threshold: the selection's own, or that of a `fit`.
+        self.schedule = threshold if callable(threshold) else None
+        self._traced: Any = (None, None)
         self.built = True
 
     def _add_scalar(self, name: str, dtype: str, value: Any) -> Any:
@@ -72,15 +76,44 @@ class Clock(keras.layers.Layer):
         step = ops.minimum(ops.convert_to_tensor(self.step), total)
         return ops.cast(step, "float32") / ops.cast(total, "float32")
 
-    def follow(self, schedule: Any, progress: Any) -> None:
-        """Write a schedule's threshold, if there is a schedule.
+    def set_schedule(self, schedule: Any) -> None:
+        """Let a schedule write the threshold.
 
         Args:
-            schedule: `progress -> threshold`, or `None`.
+            schedule: `progress -> threshold`.
+
+        Raises:
+            ValueError: if there is one already.
+        """
+        if self.schedule is not None:
+            raise ValueError(
+                "`fit` must be given one threshold schedule at the most. "
+                f"Received: {schedule!r} besides {self.schedule!r}."
+            )
+        self.schedule = schedule
+
+    def follow(self, progress: Any) -> None:
+        """Write the schedule's threshold, if there is a schedule.
+
+        Args:
             progress: Scalar in [0, 1].
         """
-        if schedule is not None:
-            self.threshold.assign(ops.cast(schedule(progress), "float32"))
+        if self.schedule is not None:
+            threshold = self.schedule(progress)
+            self.threshold.assign(ops.cast(threshold, "float32"))
+
+    def is_settled(self, class_weight: Any) -> bool:
+        """Return whether a step has what is in force now, and note it.
+
+        Another schedule, or other class weights, need another compiled step;
+        the same ones keep the step that there is.
+
+        Args:
+            class_weight: From class ids to weights, or `None`.
+        """
+        schedule, weight = self._traced
+        self._traced = (self.schedule, class_weight)
+        return schedule is self.schedule and weight == class_weight
 
     def advance(self, taken: Any) -> Any:
         """Count steps, and return how many there are now.

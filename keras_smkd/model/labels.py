@@ -127,6 +127,19 @@ def checked_labels(y: Any, num_classes: int | None) -> Any:
     return {**y, "label": values} if isinstance(y, dict) else values
 
 
+def checked_validation(data: Any, num_classes: int | None) -> Any:
+    """Return `validation_data` of `fit` with its labels as `checked_labels`.
+
+    Args:
+        data: `(x, y)` or `(x, y, sample_weight)`; all else stays as it is.
+        num_classes: Number of classes, `None` if it is not known yet.
+    """
+    if not isinstance(data, (list, tuple)) or len(data) < 2:
+        return data
+    x, y, *rest = data
+    return (x, checked_labels(y, num_classes), *rest)
+
+
 def labelled_of_batch(y: Any) -> Any:
     """Return which examples have a label, `(batch,)`, `None` for all.
 

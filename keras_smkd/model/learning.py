@@ -87,9 +87,8 @@ class PeerLearning(peer_model.PeerModel):
     for parts with a memory, which `fit` supplies for arrays; `labelled`, 0 for
     an example without a label, which counts in the mean all the same.
 
-    Calling the model gives `{"peer_0": outputs, "peer_1": ...}`, the peers'
-    own outputs, and `"head"` if there is one. `predict` gives the ensemble's
-    probabilities.
+    Calling the model gives `{"peer_0": outputs, "peer_1": ...}`, and `"head"`
+    if there is one. `predict` gives the ensemble's probabilities.
 
     Logs of `fit` and `evaluate`, each the mean over the epoch:
 
@@ -278,9 +277,6 @@ class PeerLearning(peer_model.PeerModel):
         self.transition_slack.clear()
         if isinstance(loss, losses.TransitionRevision):
             loss.attach(self)
-        if self.built:
-            # Restoring a checkpoint needs the optimizer's variables.
-            self.optimizer.build(self.trainable_variables)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         if not self.compiled:
@@ -291,13 +287,12 @@ class PeerLearning(peer_model.PeerModel):
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
+        self._build_optimizer()
 
     def train_step(self, *args: Any) -> Any:
-        """Run Keras's own step, and what moves with it.
+        """Run Keras's step of `compute_loss`, and what moves with it.
 
-        The objective is in `compute_loss`, of which Keras's step takes the
-        gradient; here are the class weights, the step counter, and the parts
-        that move after each optimizer step.
+        That is the step counter, and the parts that follow the optimizer.
         """
         return backends.run_step(
             self, super().train_step, args, self._weighed, self._after_step
@@ -330,7 +325,7 @@ class PeerLearning(peer_model.PeerModel):
         sample_weight = labels_module.label_of(sample_weight)
         progress = self.clock.progress()
         if training:
-            self.clock.follow(self._schedule or self._own_schedule, progress)
+            self.clock.follow(progress)
         batch = Batch(
             x=x,
             logits=self.logits(y_pred),
@@ -389,11 +384,7 @@ class PeerLearning(peer_model.PeerModel):
         return loss
 
     def check_thresholds(self, *thresholds: float) -> None:
-        """Raise if the gate cannot work with the thresholds of a training.
-
-        Raises:
-            ValueError: if it says so.
-        """
+        """Raise if the gate cannot work with the thresholds of a training."""
         check = getattr(self.gate, "check_thresholds", None)
         if check is not None:
             check(self.selection, thresholds, self.num_classes)
@@ -403,11 +394,7 @@ class PeerLearning(peer_model.PeerModel):
         return self.averaged_peers().outputs(inputs)
 
     def averaged_peers(self) -> knowledge_room.AveragedPeers:
-        """Return the part that holds the peers' averaged weights.
-
-        Raises:
-            ValueError: if there is none.
-        """
+        """Return the part with the averaged weights; an error if none."""
         return knowledge_room.find(knowledge_room.AveragedPeers, self.knowledge)
 
     # Metrics.

@@ -1,5 +1,6 @@
 """A Keras model of peers: its doors, its forward pass, its files, its `fit`."""
 
+import contextlib
 import functools
 import inspect
 import threading
@@ -30,18 +31,13 @@ TRAIN_SIGNATURE = inspect.signature(keras.Model.train_on_batch)
 class PeerModel(keras.Model):
     """Several classifiers of the same inputs, as one model that can resume.
 
-    What they are trained for is said by a subclass.
+    What they are trained for is said by a subclass, `PeerLearning`, which also
+    says what most arguments are.
 
     Args:
-        peers: List of `keras.Model`s.
-        from_logits: Whether they put out logits, or probabilities.
-        head: Layer `(features, training) -> (batch, classes)`, or `None`.
-        parts: The parts of the objective, by name; those without weights, too.
-        total_steps: Optimizer steps in the whole training, or `None` to take
-            it from `fit`.
+        parts: The parts of the objective, by the names of their arguments.
         threshold: The selection threshold to begin with, or a schedule of it.
         min_peers: How many peers there must be.
-        **kwargs: As for `keras.Model`.
     """
 
     def __init__(
@@ -61,11 +57,7 @@ class PeerModel(keras.Model):
         self.from_logits = from_logits
         self.peers = list(peers)
         self.head = head
-        # The selection's own schedule, and that of a `fit`.
-        self._own_schedule = threshold if callable(threshold) else None
-        self._schedule: Callable[[Any], Any] | None = None
-        begin = float(threshold(0.0)) if callable(threshold) else threshold
-        self.clock = Clock(total_steps, begin)
+        self.clock = Clock(total_steps, threshold)
         self.given_total_steps = total_steps
         # Known once the model is built; nothing is checked before.
         self.num_classes: Any = None
@@ -73,7 +65,6 @@ class PeerModel(keras.Model):
         self.place: files.Place | None = None
         self._was_loaded = False
         self._class_weight: dict[int, float] | None = None
-        self._traced: Any = (None, None)
         self._is_prepared = False
         # In closures: Keras would save what it finds behind attributes, for
         # each part under its own name, and lists of them once more.
@@ -92,10 +83,7 @@ class PeerModel(keras.Model):
 
     def averaged_outputs(self, inputs: Any) -> list[Any]:
         """Return what the peers' averages put out, one for each peer."""
-        raise ValueError(
-            "`output='averaged'` needs `knowledge.AveragedPeers` in the model. "
-            "Received: a model without."
-        )
+        raise TypeError("`averaged_outputs` must be written by the subclass.")
 
     def check_thresholds(self, *thresholds: float) -> None:
         """Raise if a part cannot work with a threshold, over the training."""
@@ -131,6 +119,9 @@ class PeerModel(keras.Model):
                 peer.build_from_config({"input_shape": input_shape})
         self.num_classes = peers_module.known_num_classes(self.peers)
         if not self._is_prepared:
+            peers_module.check_unshared(self.peers)
+            if self.from_logits:
+                peers_module.warn_of_softmax(self.peers)
             recorders = forward.recorders(self.peers, self.taps)
             self._recorders = lambda: recorders
             forward.prepare(
@@ -179,28 +170,44 @@ class PeerModel(keras.Model):
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         given = FIT_SIGNATURE.bind(self, *args, **kwargs).arguments
         given.pop("self")
-        given["y"] = self._training_labels(given.get("y"), self.needs_index)
-        validation_data = given.get("validation_data")
-        if isinstance(validation_data, (list, tuple)):
-            x, *rest = validation_data
-            rest[:1] = [self._labels(y) for y in rest[:1]]
-            given["validation_data"] = (x, *rest)
+        given["validation_data"] = labels_module.checked_validation(
+            given.get("validation_data"), self.num_classes
+        )
+        with (
+            self._training(given, self.needs_index),
+            resuming.counted_callbacks(
+                self,
+                given.pop("callbacks", None),
+                given.get("initial_epoch", 0),
+                given.get("x"),
+            ) as callbacks,
+        ):
+            return super().fit(callbacks=callbacks, **given)
+
+    @contextlib.contextmanager
+    def _training(
+        self, given: dict[str, Any], add_index: bool = False
+    ) -> Iterator[None]:
+        """Check the arguments of a training in place, and set up for it."""
+        y = self._labels(given.get("y"))
+        given["y"] = labels_module.with_index(y) if add_index else y
+        for part in self.parts().values():
+            for own in parts_of(part):
+                if hasattr(own, "num_examples"):
+                    labels_module.check_index_values(
+                        given["y"], own.num_examples
+                    )
+        before = (self.clock.schedule, self._class_weight)
         self._class_weight = labels_module.checked_class_weight(
             given.pop("class_weight", None),
             given.get("sample_weight"),
             self.num_classes,
         )
+        self._build_optimizer()
         try:
-            with resuming.counted_callbacks(
-                self,
-                given.pop("callbacks", None),
-                given.get("initial_epoch", 0),
-                given.get("x"),
-            ) as callbacks:
-                return super().fit(callbacks=callbacks, **given)
+            yield
         finally:
-            self._schedule = None
-            self._class_weight = None
+            self.clock.schedule, self._class_weight = before
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(
@@ -235,9 +242,6 @@ class PeerModel(keras.Model):
         Returns:
             `(examples, classes)`; for `"all"` a dictionary of these with the
             keys `"peer_0"`, `"peer_1"`, ...
-
-        Raises:
-            ValueError: if the model has no such output.
         """
         known = ("ensemble", "all", "averaged", *self.learner_names)
         _checks.one_of("output", output, known)
@@ -276,17 +280,9 @@ class PeerModel(keras.Model):
     ) -> Any:
         given = TRAIN_SIGNATURE.bind(self, x, y, *args, **kwargs).arguments
         given.pop("self")
-        given["y"] = self._training_labels(y)
-        self._class_weight = labels_module.checked_class_weight(
-            given.pop("class_weight", None),
-            given.get("sample_weight"),
-            self.num_classes,
-        )
-        self.settle_step()
-        try:
+        with self._training(given):
+            self.settle_step()
             return super().train_on_batch(**given)
-        finally:
-            self._class_weight = None
 
     @functools.wraps(keras.Model.test_on_batch)
     def test_on_batch(
@@ -305,16 +301,6 @@ class PeerModel(keras.Model):
             getattr(part, "needs_index", False)
             for part in self.parts().values()
         )
-
-    def _training_labels(self, y: Any, add_index: bool = False) -> Any:
-        y = self._labels(y)
-        if add_index:
-            y = labels_module.with_index(y)
-        for part in self.parts().values():
-            for own in parts_of(part):
-                if hasattr(own, "num_examples"):
-                    labels_module.check_index_values(y, own.num_examples)
-        return y
 
     # Progress.
 
@@ -348,39 +334,28 @@ class PeerModel(keras.Model):
     def set_threshold_schedule(self, schedule: Callable[[Any], Any]) -> None:
         """Let a schedule write the threshold, for the rest of this `fit`.
 
-        It becomes part of the compiled step: no retracing while it stays, no
-        exchange with the host. `ThresholdSchedule` callbacks call this.
+        It becomes part of the compiled step. `ThresholdSchedule` calls this.
 
         Args:
             schedule: `progress -> threshold`.
 
         Raises:
-            ValueError: if there is a schedule already, or a part cannot work
-                with its thresholds.
+            ValueError: if there is one, or a part cannot work with it.
         """
-        there = self._schedule or self._own_schedule
-        if there is not None:
-            raise ValueError(
-                "`fit` must be given one threshold schedule at the most. "
-                f"Received: {schedule!r} besides {there!r}."
-            )
         self.check_thresholds(*forward.values_of(schedule))
-        self._schedule = schedule
+        self.clock.set_schedule(schedule)
 
     def settle_step(self) -> None:
-        """Have the compiled step contain what is in force now.
-
-        Another schedule, or other class weights, need another step; the same
-        ones keep the step that there is.
+        """Have the compiled step contain the schedule and weights in force.
 
         Raises:
             ValueError: if a part follows the progress of training and the
                 total steps are unknown.
         """
-        self.clock.check_total_steps([self._schedule, *self.parts().values()])
-        in_force = (self._schedule, self._class_weight)
-        if in_force[0] is not self._traced[0] or in_force[1] != self._traced[1]:
-            self._traced = in_force
+        self.clock.check_total_steps(
+            [self.clock.schedule, *self.parts().values()]
+        )
+        if not self.clock.is_settled(self._class_weight):
             self.make_train_function(force=True)
 
     @property
@@ -404,6 +379,24 @@ class PeerModel(keras.Model):
 
     # Files.
 
+    def _build_optimizer(self) -> None:
+        # Not in `compile`, after which layers may still be frozen; and before
+        # a file is read or written, or its state has no place.
+        if self.compiled and self.built and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: `keras_smkd.export` writes peers and their ensemble."""
+        raise ValueError(
+            "`export` must be this package's for a model of peers: "
+            "`keras_smkd.export(model, path)`. Received: a call of Keras's own."
+        )
+
+    def load_weights(self, filepath: Any, **kwargs: Any) -> None:
+        """Load as `keras.Model.load_weights` does."""
+        self._build_optimizer()
+        super().load_weights(filepath, **kwargs)
+
     def save(
         self,
         filepath: Any,
@@ -412,11 +405,10 @@ class PeerModel(keras.Model):
         **kwargs: Any,
     ) -> None:
         """Save as `keras.Model.save` does, a `.keras` file whole or not."""
+        self._build_optimizer()
         is_one_file = zipped is not False and str(filepath).endswith(".keras")
-        with (
-            files.whole_file(filepath, overwrite, is_one_file) as path,
-            in_whole_file(),
-        ):
+        whole = files.whole_file(filepath, overwrite, is_one_file)
+        with whole as path, in_whole_file():
             super().save(path, overwrite=overwrite, zipped=zipped, **kwargs)
 
     def save_weights(
@@ -426,8 +418,9 @@ class PeerModel(keras.Model):
         max_shard_size: float | None = None,
     ) -> None:
         """Save as `keras.Model.save_weights` does, one file whole or not."""
-        is_one_file = max_shard_size is None
-        with files.whole_file(filepath, overwrite, is_one_file) as path:
+        self._build_optimizer()
+        whole = files.whole_file(filepath, overwrite, max_shard_size is None)
+        with whole as path:
             super().save_weights(path, overwrite, max_shard_size)
 
     def save_own_variables(self, store: Any) -> None:

@@ -1,5 +1,6 @@
 """Whether a set of models can be peers."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,56 @@ def check_peers(peers: Any, minimum: int) -> None:
                 f"{inputs[0]} for peers[0], {shape} for peers[{i}]."
             )
     known_num_classes(peers)
+
+
+def check_unshared(peers: Sequence[keras.Model]) -> None:
+    """Raise if built peers share weights.
+
+    A shared layer would be trained by the first peer's optimizer, be saved
+    with one peer and not be found by the other.
+
+    Raises:
+        ValueError: if two of them do.
+    """
+    owner: dict[int, int] = {}
+    for i, peer in enumerate(peers):
+        for variable in peer.weights:
+            first = owner.setdefault(id(variable), i)
+            if first != i:
+                raise ValueError(
+                    "`peers` must share no weights. Received: "
+                    f"{variable.path!r} in peers[{first}] and peers[{i}]. "
+                    "Build each peer from layers of its own; "
+                    "`keras.models.clone_model` and `set_weights` copy one."
+                )
+
+
+def warn_of_softmax(peers: Sequence[keras.Model]) -> None:
+    """Warn of peers that end in a softmax and are said to put out logits.
+
+    They would learn, slowly: a softmax of a softmax is nearly uniform.
+    """
+    for i, peer in enumerate(peers):
+        if _ends_in_softmax(peer):
+            warnings.warn(
+                f"peers[{i}] ends in a softmax, but `from_logits` is True. "
+                "Give `from_logits=False`, or end the peer without.",
+                stacklevel=2,
+            )
+
+
+def _ends_in_softmax(layer: Any) -> bool:
+    if isinstance(layer, keras.Sequential):
+        return bool(layer.layers) and _ends_in_softmax(layer.layers[-1])
+    if isinstance(layer, keras.Model):
+        names = getattr(layer, "output_names", None)
+        known = {own.name: own for own in layer.layers}
+        if not names or names[0] not in known:
+            return False  # Subclassed: it cannot be told.
+        return _ends_in_softmax(known[names[0]])
+    return isinstance(layer, keras.layers.Softmax) or (
+        getattr(layer, "activation", None) is keras.activations.softmax
+    )
 
 
 def known_num_classes(peers: Sequence[keras.Model]) -> int | None:
