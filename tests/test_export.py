@@ -17,6 +17,7 @@ from peers import linear
 from peers import mlp
 
 import keras_smkd
+from keras_smkd.export import backends
 from keras_smkd.export import formats
 from keras_smkd.export import process
 from keras_smkd.export import serving_model
@@ -694,15 +695,13 @@ def test_missing_packages_are_named_and_the_formats_that_work(
 
 
 def test_texts_are_for_saved_models_by_tensorflow():
-    texts = keras.InputSpec(shape=(None,), dtype="string", name="inputs")
-    model = types.SimpleNamespace(serving_inputs=texts, variables=[])
-    assert formats.other_backend("tf_saved_model", model) == (
+    assert backends.other_backend("tf_saved_model", True, []) == (
         None if BACKEND == "tensorflow" else "tensorflow"
     )
     with pytest.raises(
         ValueError, match=r"'tf_saved_model' for .* texts.*onnx"
     ):
-        formats.other_backend("onnx", model)
+        backends.other_backend("onnx", True, [])
 
 
 def test_what_lies_on_an_accelerator_is_written_by_another_process():
@@ -710,18 +709,15 @@ def test_what_lies_on_an_accelerator_is_written_by_another_process():
         device=types.SimpleNamespace(type="cuda"),
         devices=lambda: [types.SimpleNamespace(platform="gpu")],
     )
-    model = types.SimpleNamespace(
-        serving_inputs=keras.InputSpec(shape=(None, 6), name="inputs"),
-        variables=[types.SimpleNamespace(value=value)],
-    )
+    variables = [types.SimpleNamespace(value=value)]
     expected = {
         "tensorflow": (None, "torch"),
         "jax": ("tensorflow", "torch"),
         "torch": ("tensorflow", "torch"),
     }[BACKEND]
-    assert expected == (
-        formats.other_backend("tf_saved_model", model),
-        formats.other_backend("torch", model),
+    assert expected == tuple(
+        backends.other_backend(format, False, variables)
+        for format in ("tf_saved_model", "torch")
     )
 
 

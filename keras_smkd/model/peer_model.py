@@ -79,16 +79,12 @@ class PeerModel(keras.Model):
     # Before `__init__` there is nothing to keep, and Keras sets it to `None`.
     _predict_functions: Callable[[], dict[str, Any]] = staticmethod(dict)
 
-    # What a subclass says.
-
     def averaged_outputs(self, inputs: Any) -> list[Any]:
         """Return what the peers' averages put out, one for each peer."""
         raise TypeError("`averaged_outputs` must be written by the subclass.")
 
     def check_thresholds(self, *thresholds: float) -> None:
         """Raise if a part cannot work with a threshold, over the training."""
-
-    # Names.
 
     @property
     def num_peers(self) -> int:
@@ -441,8 +437,6 @@ class PeerModel(keras.Model):
     def _seed_states(self) -> list[Any]:
         known = {id(v) for v in (*self.weights, *self.metrics_variables)}
         return [v for v in self.variables if id(v) not in known]
-
-    # What torch and JAX need; see `backends`.
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, **kwargs: Any
