@@ -194,13 +194,13 @@ class PeerLearning(peer_model.PeerModel):
             setattr(self, argument, part)
         self.distillation_weight = weight
         self.supervised_weight = supervised_weight
-        self.check_thresholds(*forward.values_of(threshold))
         # Where a loss with a trainable transition matrix puts its weight.
         self.transition_slack = losses.TransitionSlack()
         self._loss_values: Any = None
         self._logs: Any = None
         if all(peer.built for peer in self.peers):
             self.build(None)
+        self.check_thresholds(*forward.values_of(threshold))
 
     # Training.
 
