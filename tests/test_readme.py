@@ -10,12 +10,9 @@ import sys
 import keras
 import numpy as np
 import pytest
-from keras import ops
 
 import keras_smkd
 from keras_smkd import noise
-from keras_smkd.losses import base
-from keras_smkd.targets import corrected_targets
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -109,21 +106,6 @@ def test_python_of_the_page_on_serving_runs(tmp_path, monkeypatch, rng):
         answer = answer.detach() if package == "torch" else answer
         # OpenVINO computes in bfloat16 where the processor does.
         np.testing.assert_allclose(np.asarray(answer), expected, atol=1e-2)
-
-
-def test_new_parts_can_be_made_as_contributing_says():
-    names = {
-        "base": base,
-        "corrected_targets": corrected_targets,
-        "keras": keras,
-        "np": np,
-        "ops": ops,
-    }
-    for block in blocks("python", "CONTRIBUTING.md"):
-        exec(block, names)
-    names["test_squared_error_worked_by_hand"]()
-    ours = names["HalfPrediction"]()([[1.0, 0.0]], [[0.5, 0.5]])
-    np.testing.assert_allclose(ops.convert_to_numpy(ours), [[0.75, 0.25]])
 
 
 def test_commands_name_files_and_extras_that_there_are():

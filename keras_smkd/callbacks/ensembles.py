@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_smkd import _checks
+from keras_smkd._labels import labels_of
 from keras_smkd.functional import ensembles
 from keras_smkd.knowledge.ensembles import GeneralEnsemble
 
@@ -52,7 +53,7 @@ class MeasureEnsemble(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.x = x
-        self.y = _checked_labels(y)
+        self.y = labels_of("y", y)
         self.batch_size = _checks.integer("batch_size", batch_size, minimum=1)
         self.ridge = _checks.number("ridge", ridge, minimum=0.0)
 
@@ -84,46 +85,17 @@ class MeasureEnsemble(keras.callbacks.Callback):
             ensemble.set_peer_weights(weights)
 
 
-def _checked_labels(labels: Any) -> npt.NDArray[Any]:
-    array = np.asarray(labels)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.dtype.kind not in "biuf" or (
-        array.ndim == 1 and array.dtype.kind not in "iu"
-    ):
-        raise TypeError(
-            "`y` must be integers, or distributions over the classes. "
-            f"Received: y of dtype {array.dtype} and shape {array.shape}."
-        )
-    if array.ndim not in (1, 2) or not array.size:
-        raise ValueError(
-            "`y` must have shape (examples,) or (examples, classes), none of "
-            f"them 0. Received: y.shape={array.shape}."
-        )
-    if not np.isfinite(array).all():
-        raise ValueError(
-            "`y` must be finite. Received: NaN or infinity among them."
-        )
-    return array
-
-
 def _distributions(
     labels: npt.NDArray[Any], num_examples: int, num_classes: int
 ) -> npt.NDArray[np.float64]:
-    expected = (num_examples, num_classes)
-    if labels.shape != expected[: labels.ndim]:
+    labels = labels_of("y", labels, num_classes)
+    if len(labels) != num_examples:
         raise ValueError(
             "`y` must have a label for each example that `x` gives. Received: "
-            f"y.shape={labels.shape} with predictions of shape {expected}."
+            f"{len(labels)} labels for {num_examples} examples."
         )
     if labels.ndim == 2:
         return labels.astype(np.float64)
-    outside = labels[(labels < 0) | (labels >= num_classes)]
-    if outside.size:
-        raise ValueError(
-            f"`y` must be in [0, {num_classes - 1}]. "
-            f"Received: {int(outside[0])} among them."
-        )
     return np.eye(num_classes)[labels]
 
 

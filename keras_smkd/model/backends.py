@@ -123,6 +123,18 @@ def innermost(optimizer: Any) -> Any:
     return optimizer
 
 
+def build_optimizer(model: Any) -> None:
+    """Make the optimizer's variables, for what is trainable now.
+
+    TensorFlow wants that in the scope of the strategy that made the model's.
+    """
+    if keras.backend.backend() == "tensorflow":
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
+    else:
+        model.optimizer.build(model.trainable_variables)
+
+
 def map_outputs(result: Any, function: Callable[[Any], Any]) -> Any:
     """Return a step's result with its outputs changed.
 

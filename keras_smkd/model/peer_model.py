@@ -379,7 +379,7 @@ class PeerModel(keras.Model):
         # Not in `compile`, after which layers may still be frozen; and before
         # a file is read or written, or its state has no place.
         if self.compiled and self.built and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
+            backends.build_optimizer(self)
 
     def export(self, *args: Any, **kwargs: Any) -> None:
         """Refuse: `keras_smkd.export` writes peers and their ensemble."""

@@ -54,7 +54,7 @@ def check_peers(peers: Any, minimum: int) -> None:
 def check_unshared(peers: Sequence[keras.Model]) -> None:
     """Raise if built peers share weights.
 
-    A shared layer would be trained by the first peer's optimizer, be saved
+    A shared layer would be trained by one of their optimizers alone, be saved
     with one peer and not be found by the other.
 
     Raises:

@@ -1,0 +1,178 @@
+"""The Python of docs/, and of CONTRIBUTING, is run as a reader would run it.
+
+A block after `<!-- run on NAME -->` runs where NAME is the backend, one after
+`<!-- not run: reason -->` nowhere.
+"""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+import test_readme
+from keras import ops
+from peers import linear
+from test_readme import ROOT
+
+import keras_smkd
+from keras_smkd import _checks
+from keras_smkd import data
+from keras_smkd._config import Configured
+from keras_smkd.losses import base
+
+# What another test runs, and its name.
+RUN_IN_TEST_README = {
+    "choosing.md": "test_python_of_the_page_on_choosing_runs",
+    "serving.md": "test_python_of_the_page_on_serving_runs",
+}
+RUN_HERE = ("design.md", "devices.md", "resume.md")
+BLOCK = re.compile(
+    r"(?:<!-- (?P<mark>.*?) -->\n+)?```python\n(?P<code>.*?)```", re.DOTALL
+)
+
+
+def marked_blocks(page):
+    """Return the Python of a page, each block with the comment before it."""
+    text = (ROOT / "docs" / page).read_text()
+    assert text.count("```python\n") == len(BLOCK.findall(text))
+    return [(found["mark"], found["code"]) for found in BLOCK.finditer(text)]
+
+
+def is_run(mark):
+    """Return whether a block with this comment runs on the present backend."""
+    if mark is None:
+        return True
+    backend = re.fullmatch("run on (tensorflow|jax|torch)", mark)
+    assert backend or re.fullmatch(r"not run: \S.*", mark), mark
+    return bool(backend) and backend[1] == keras.backend.backend()
+
+
+def run_page(page, names, replace=()):
+    """Run a page's blocks, one after the other, in one namespace."""
+    for mark, code in marked_blocks(page):
+        for old, new in replace:
+            code = code.replace(old, new)
+        if is_run(mark):
+            exec(compile(code, page, "exec"), names)
+    return names
+
+
+@pytest.fixture
+def reader(rng, tmp_path, monkeypatch):
+    """What a reader has before a page begins, in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    return {
+        "keras": keras,
+        "keras_smkd": keras_smkd,
+        "data": data,
+        "make_peer": linear,
+        "x": rng.normal(size=(16, 6)).astype("float32"),
+        "noisy_labels": rng.integers(0, 4, size=16),
+    }
+
+
+def test_every_page_with_python_is_run():
+    pages = {
+        path.name
+        for path in (ROOT / "docs").glob("*.md")
+        if "```python" in path.read_text()
+    }
+    assert pages == {*RUN_HERE, *RUN_IN_TEST_README}
+    for name in RUN_IN_TEST_README.values():
+        assert callable(getattr(test_readme, name))
+    for page in RUN_IN_TEST_README:
+        assert all(mark is None for mark, _ in marked_blocks(page))
+
+
+def test_a_part_can_be_written_as_the_page_on_the_design_says(reader):
+    names = run_page("design.md", reader)
+    batch = keras_smkd.Batch(
+        labels=ops.convert_to_tensor([[0.0, 1.0], [1.0, 0.0]]),
+        log_probs=ops.log(
+            ops.convert_to_tensor(
+                [[[0.36, 0.64], [0.75, 0.25]], [[0.36, 0.64], [0.25, 0.75]]]
+            )
+        ),
+    )
+    for gate, expected in (
+        (names["half_where_they_disagree"], [[0.5, 0.5], [0.5, 0.5]]),
+        (names["LikelyLabels"](0.5), [[0.8, 0.5], [0.6, 0.5]]),
+    ):
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(gate(batch)), expected, rtol=1e-6
+        )
+    assert names["model"].step == 2
+
+
+def test_a_training_goes_on_as_the_page_on_resuming_says(reader):
+    pytest.importorskip("tensorflow", reason="makes a tf.data pipeline")
+    model = reader["model"] = keras_smkd.SelectiveMutualDistillation(
+        [linear(), linear()]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    reader["train"] = data.from_arrays(
+        reader["x"], reader["noisy_labels"], num_classes=4
+    )
+    # Where the second way begins: after two of the epochs.
+    model.fit(reader["x"], reader["noisy_labels"], epochs=2, verbose=0)
+    model.save("model.keras")
+    names = run_page("resume.md", reader, [("epochs=100", "epochs=4")])
+    assert names["model"] is not model
+    for trained in (model, names["model"]):
+        assert (trained.epoch, trained.step, trained.total_steps) == (4, 4, 4)
+    assert keras.saving.load_model("model.keras").epoch == 4
+
+
+def test_peers_are_distributed_as_the_page_on_devices_says(reader):
+    """On what there is, one device as a rule; test_devices has two."""
+    if keras.backend.backend() == "tensorflow":
+        reader["tf"] = pytest.importorskip("tensorflow")
+    pytest.importorskip("tensorflow", reason="makes a tf.data pipeline")
+    reader["train"] = data.make_pipeline(
+        reader["x"], reader["noisy_labels"], batch_size=8
+    )
+    try:
+        names = run_page("devices.md", reader, [("epochs=20", "epochs=2")])
+    finally:
+        if keras.backend.backend() == "jax":
+            keras.distribution.set_distribution(None)
+    if keras.backend.backend() != "torch":  # It has a script, examples/ddp.py.
+        assert names["model"].step == 4
+
+
+def test_parts_can_be_made_as_contributing_says():
+    names = {
+        "Batch": keras_smkd.Batch,
+        "Configured": Configured,
+        "_checks": _checks,
+        "base": base,
+        "corrected_targets": keras_smkd.targets.corrected_targets,
+        "keras": keras,
+        "np": np,
+        "ops": ops,
+    }
+    for block in test_readme.blocks("python", "CONTRIBUTING.md"):
+        exec(block, names)
+    tests = [name for name in names if name.startswith("test_")]
+    assert len(tests) == 2
+    for name in tests:
+        names[name]()
+
+
+@pytest.mark.parametrize(
+    "page", ["design.md", "devices.md", "evidence.md", "resume.md"]
+)
+def test_links_lead_to_files(page):
+    text = (ROOT / "docs" / page).read_text()
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / "docs" / link).exists(), link
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/design.md"])
+def test_files_that_the_pages_name_are_there(page):
+    text = (ROOT / page).read_text()
+    rooms = re.findall(r"`((?:[a-z_]+/)+|(?:[a-z_]+/)*[a-z_]+\.py)`", text)
+    assert len(rooms) >= 10
+    for room in rooms:
+        inside = (ROOT / "keras_smkd" / room, ROOT / room)
+        assert any(path.exists() for path in inside), room
