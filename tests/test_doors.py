@@ -382,3 +382,84 @@ def test_a_gate_refuses_no_selection_and_a_later_threshold(data):
 def test_a_selection_without_knowledge_is_refused():
     with pytest.raises(ValueError, match="`selection` must be None without"):
         PeerLearning([linear()], selection="entropy")
+
+
+# Parts that give the wrong shape, and heads that cannot be.
+
+
+def wrong(shape):
+    def part(batch):
+        return keras.ops.zeros(shape)
+
+    return part
+
+
+@pytest.mark.parametrize(
+    ("argument", "shape", "expected"),
+    [
+        ("selection", (8, 3), r"`selection` must give shape \(.*, 2\)"),
+        ("divergence", (8,), r"`divergence` must give shape \(.*, 2\)"),
+        ("target", (8, 4), r"`target` must give shape \(.*, 2, 4\)"),
+        ("gate", (8, 1), r"`gate` must give shape \(.*, 2\)"),
+        ("feature_loss", (8, 2), r"`feature_loss` must give shape \(.*,\)"),
+    ],
+)
+def test_a_part_of_the_wrong_shape_is_named(argument, shape, expected, data):
+    model = PeerLearning(
+        [linear(), linear()],
+        **{"knowledge": "peers", argument: wrong(shape)},
+        total_steps=4,
+    )
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=f"{expected}.*Received: shape"):
+        model.fit(*data, batch_size=8, verbose=0)
+
+
+def test_a_feature_loss_is_added_and_logged(data):
+    def of_inputs(batch):
+        return batch.x[:, 0] ** 2
+
+    peer = linear()
+    losses = []
+    for part in (None, of_inputs):
+        model = PeerLearning([peer], feature_loss=part)
+        model.compile(
+            keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy"
+        )
+        losses.append(model.evaluate(*data, verbose=0, return_dict=True))
+    expected = np.mean(data[0][:, 0] ** 2)
+    assert losses[1]["feature_loss"] == pytest.approx(expected, rel=1e-5)
+    assert losses[1]["loss"] == pytest.approx(
+        losses[0]["loss"] + expected, rel=1e-5
+    )
+    assert "feature_loss" not in losses[0]
+
+
+def test_heads_that_cannot_be_are_refused():
+    with pytest.raises(TypeError, match="`head` must be a Keras layer"):
+        PeerLearning([linear()], head=lambda features: features)
+    with pytest.raises(ValueError, match="`head` must have `taps`"):
+        PeerLearning([linear()], head=keras.layers.Dense(4))
+    with pytest.raises(ValueError, match="maps"):
+        PeerLearning(
+            [linear()], head=keras_smkd.features.FeatureConcatenation("maps")
+        )
+
+
+def test_tapped_layers_of_a_subclassed_peer_are_refused():
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(4, name="maps")
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    peers = [Subclassed(), Subclassed()]
+    for peer in peers:
+        peer(np.zeros((1, 6), "float32"))
+    with pytest.raises(ValueError, match="functional"):
+        model = PeerLearning(
+            peers, head=keras_smkd.features.FeatureConcatenation("maps")
+        )
+        model(np.zeros((1, 6), "float32"))
