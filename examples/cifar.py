@@ -265,7 +265,7 @@ def make_peer(backbone, blocks, num_classes):
 def make_gate():
     """Return what drops labels that selected knowledge contradicts."""
     if FLAGS.gate and FLAGS.method in ("smkd_s", "smkd_p"):
-        return keras_smkd.selection.LabelGate()
+        return keras_smkd.gates.LabelGate()
     return None
 
 

@@ -40,8 +40,8 @@ from sklearn import model_selection
 
 import keras_smkd
 from keras_smkd import callbacks
+from keras_smkd import gates
 from keras_smkd import noise
-from keras_smkd import selection
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -106,7 +106,7 @@ def train(method, train_data, clean_labels, test_data):
     keras.utils.set_random_seed(FLAGS.seed)
     model = keras_smkd.SelectiveMutualDistillation(
         [dense_peer(), conv_peer()],
-        gate=selection.LabelGate() if method.endswith("gated") else None,
+        gate=gates.LabelGate() if method.endswith("gated") else None,
         distillation_weight=DISTILLATION_WEIGHT,
     )
     model.compile(

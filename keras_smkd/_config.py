@@ -24,10 +24,7 @@ class Configured:
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments, as Keras writes them down."""
-        return {
-            name: keras.saving.serialize_keras_object(getattr(self, name))
-            for name in argument_names(type(self))
-        }
+        return serialized_arguments(self)
 
     @classmethod
     def from_config(cls: type[_Self], config: dict[str, Any]) -> _Self:
@@ -108,6 +105,20 @@ def argument_names(kind: type) -> list[str]:
         if parameter.kind
         not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
+
+
+def serialized_arguments(made: Any, without: Any = ()) -> dict[str, Any]:
+    """Return the arguments that made an object, as Keras writes them down.
+
+    Args:
+        made: It keeps each argument in the attribute of the same name.
+        without: Names of arguments to leave out.
+    """
+    return {
+        name: keras.saving.serialize_keras_object(getattr(made, name))
+        for name in argument_names(type(made))
+        if name not in without
+    }
 
 
 def part_of(

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_smkd
 from keras_smkd import noise
 
 # What is compared does not depend on the backend, and torch compiles nothing.
@@ -262,11 +263,11 @@ def test_oracle_selects_what_is_right(module):
     log_probs = np.zeros((3, 2, 10), "float32")
     log_probs[[0, 1, 2], 0, [7, 4, 7]] = 1.0
     log_probs[[0, 1, 2], 1, [4, 4, 7]] = 1.0
-    selected = model.selected_knowledge(
-        {"label": np.array([0, 0, 0]), "index": np.array([1, 0, 0])},
-        keras.ops.convert_to_tensor(log_probs),
-        0.0,
+    batch = keras_smkd.Batch(
+        index=np.array([1, 0, 0]),
+        knowledge=keras.ops.convert_to_tensor(log_probs),
     )
+    selected = model.selection(batch)
     assert keras.ops.convert_to_numpy(selected).tolist() == [
         [1, 0],
         [1, 1],

@@ -15,6 +15,8 @@ from oracle import OracleSelection
 
 import keras_smkd
 from keras_smkd import callbacks
+from keras_smkd import gates
+from keras_smkd import knowledge
 from keras_smkd import losses
 from keras_smkd import schedules
 from keras_smkd import selection
@@ -167,9 +169,7 @@ class Method:
                 "distillation_weight", knobs["distillation_weight"]
             )
         if self.is_oracle:
-            return OracleSelection(
-                peers, clean_labels=clean_labels, **arguments
-            )
+            arguments["selection"] = OracleSelection(clean_labels)
         return keras_smkd.SelectiveMutualDistillation(peers, **arguments)
 
     def make_callbacks(self, knobs: Knobs) -> list[Any]:
@@ -236,7 +236,7 @@ def _with_proselflc(method: Method) -> Method:
 
 def _with_gate(method: Method) -> Method:
     def arguments(knobs: Knobs) -> dict[str, Any]:
-        gate = selection.LabelGate(agreement=knobs["gate_agreement"])
+        gate = gates.LabelGate(agreement=knobs["gate_agreement"])
         return {**method.arguments(knobs), "gate": gate}
 
     return variant(
@@ -254,7 +254,7 @@ def _with_ema(method: Method) -> Method:
         {"ema_momentum": (0.9, 0.98, 0.99, 0.995)},
         arguments=lambda knobs: {
             **method.arguments(knobs),
-            "averaged_knowledge": True,
+            "knowledge": knowledge.AveragedPeers(knobs["ema_momentum"]),
         },
         optimizer=_average_weights,
     )

@@ -5,29 +5,33 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-import keras_smkd
+from keras_smkd import Batch
 
 
-class OracleSelection(keras_smkd.SelectiveMutualDistillation):
+class OracleSelection:
     """Selects the knowledge whose most probable class is the clean label.
 
     No method can do it without the clean labels: it is the most that
-    selection alone can give.
+    selection alone can give. Where a batch does not say its examples' places,
+    as in evaluation, nothing is known to be right.
 
     Args:
         clean_labels: `(examples,)` integers, by the labels' index.
-        *args, **kwargs: As for `SelectiveMutualDistillation`.
     """
 
-    def __init__(self, *args: Any, clean_labels: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    needs_index = True
+    needs_progress = False
+
+    def __init__(self, clean_labels: Any) -> None:
         self.clean_labels = np.asarray(clean_labels, "int32")
 
-    def selected_knowledge(self, y: Any, log_probs: Any, threshold: Any) -> Any:
-        """Return `(batch, peers)`, 1 where the knowledge is right."""
+    def __call__(self, batch: Batch) -> Any:
+        """Return `(batch, sources)`, 1 where the knowledge is right."""
+        if batch.index is None:
+            return ops.zeros_like(batch.knowledge[..., 0])
         clean = ops.take(
-            ops.convert_to_tensor(self.clean_labels), y["index"], axis=0
+            ops.convert_to_tensor(self.clean_labels), batch.index, axis=0
         )
-        predicted = ops.cast(ops.argmax(log_probs, axis=-1), "int32")
+        predicted = ops.cast(ops.argmax(batch.knowledge, axis=-1), "int32")
         right = predicted == ops.expand_dims(clean, axis=1)
-        return ops.cast(right, log_probs.dtype)
+        return ops.cast(right, batch.knowledge.dtype)

@@ -16,6 +16,7 @@ from keras import ops
 import keras_smkd
 from keras_smkd import functional
 from keras_smkd import metrics
+from keras_smkd.batch import to_others
 
 # Examples in one forward pass, for the measurements.
 CHUNK = 4096
@@ -102,18 +103,22 @@ class Measurements(keras.callbacks.Callback):
         parts = -(-len(probs) // SELECTION_CHUNK)
         found = []
         for index in np.array_split(np.arange(len(probs)), parts):
-            labels = {
-                "label": ops.convert_to_tensor(noisy[index]),
-                "index": ops.convert_to_tensor(index, "int32"),
-            }
-            log_probs = functional.log_probabilities(
-                probs[index], from_logits=False
+            labels = keras.ops.one_hot(noisy[index], probs.shape[-1])
+            batch = keras_smkd.Batch(
+                labels=labels,
+                index=ops.convert_to_tensor(index, "int32"),
+                log_probs=functional.log_probabilities(
+                    probs[index], from_logits=False
+                ),
+                threshold=ops.convert_to_tensor(model.threshold, "float32"),
             )
-            threshold = ops.convert_to_tensor(model.threshold, "float32")
-            selected = model.selected_knowledge(labels, log_probs, threshold)
-            kept = model.label_weights(labels["label"], log_probs, selected)
-            if kept is None:
-                kept = ops.ones_like(selected)
+            batch = batch.filled(
+                knowledge=batch.log_probs, routes=to_others(probs.shape[1])
+            )
+            selected = model.selection(batch)
+            kept = ops.ones_like(selected)
+            if model.gate is not None:
+                kept = model.gate(batch.filled(selected=selected))
             found.append([ops.convert_to_numpy(x) for x in (selected, kept)])
         selected, kept = (np.concatenate(x) for x in zip(*found, strict=True))
         right = probs.argmax(axis=-1) == clean[:, None]

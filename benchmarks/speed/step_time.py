@@ -29,7 +29,6 @@ from keras import layers
 
 import keras_smkd
 from keras_smkd import callbacks
-from keras_smkd.model import objective
 
 BATCH = 128
 # In small batches, what a process grows by anyhow is most of it.
@@ -83,18 +82,9 @@ def together(network, num_peers, **kwargs):
     )
 
 
-class WithoutKnowledge(keras_smkd.SelectiveMutualDistillation):
-    """Peers that do everything but the divergences from each other."""
-
-    def compute_loss(self, *args, **kwargs):
-        original = objective.distillation_values
-        objective.distillation_values = lambda log_probs, *_: (
-            0.0 * keras.ops.sum(keras.ops.stop_gradient(log_probs), (1, 2))
-        )
-        try:
-            return super().compute_loss(*args, **kwargs)
-        finally:
-            objective.distillation_values = original
+def no_divergence(batch):
+    """Stands for the divergences where everything else is to be timed."""
+    return 0.0 * keras.ops.stop_gradient(batch.log_probs[..., 0])
 
 
 class SecondEpoch(keras.callbacks.Callback):
@@ -189,11 +179,15 @@ def measure(name, kind, num_peers, steps, rounds):
     step = make_data(kind, 1)
     model = together(network, num_peers)
     models = [compiled(network()) for _ in range(num_peers)]
+    # Everything but the divergences from each other.
     bare = compiled(
-        WithoutKnowledge(
+        keras_smkd.PeerLearning(
             [network() for _ in range(num_peers)],
-            gate=None,
+            knowledge="peers",
+            selection="entropy",
+            divergence=no_divergence,
             distillation_weight=0.0,
+            total_steps=1,
         )
     )
     warm = measuring.time_in_rounds(

@@ -18,6 +18,7 @@ from keras_smkd import selection as selection_room
 from keras_smkd import targets
 from keras_smkd._config import argument_names
 from keras_smkd._config import part_of
+from keras_smkd._config import serialized_arguments
 from keras_smkd.batch import Batch
 from keras_smkd.batch import checked_shape
 from keras_smkd.model import backends
@@ -425,15 +426,10 @@ class PeerLearning(peer_model.PeerModel):
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
-        arguments = {
-            name: serialize(getattr(self, name))
-            for name in argument_names(type(self))
-            if name not in ("peers", "total_steps")
-        }
         return {
             **super().get_config(),
             **files.format_config(),
-            **arguments,
+            **serialized_arguments(self, without=("peers", "total_steps")),
             "peers": [serialize(peer) for peer in self.peers],
             "total_steps": self.given_total_steps,
         }
