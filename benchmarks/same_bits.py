@@ -140,8 +140,7 @@ def train(
     model.compile(
         optimizer or keras.optimizers.Adam(0.01),
         "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        weighted_metrics=["accuracy"] if is_weighted else None,
+        **{"weighted_metrics" if is_weighted else "metrics": ["accuracy"]},
     )
     weights = np.linspace(0, 2, NUM_EXAMPLES, dtype="float32")
     history = model.fit(

@@ -100,12 +100,14 @@ class Batch:
     losses: _WhenAsked = _WhenAsked()
 
     def __post_init__(self) -> None:
-        if self.log_probs is None and self.logits is not None:
+        # Not by the fields, which would ask.
+        given = self.__dict__
+        if given["_log_probs"] is None and self.logits is not None:
             log_probs = functools.partial(
                 functional.log_probabilities, self.logits
             )
             object.__setattr__(self, "log_probs", log_probs)
-        if self.knowledge is None and self.knowledge_logits is not None:
+        if given["_knowledge"] is None and self.knowledge_logits is not None:
             knowledge = functional.log_probabilities(self.knowledge_logits)
             object.__setattr__(self, "knowledge", ops.stop_gradient(knowledge))
 
@@ -142,6 +144,7 @@ class Batch:
 
 
 _SOURCES_OF_FIELDS = {
+    "x": "the inputs",
     "labels": "labels: give `y`",
     "index": "each example's place: labels {'label': ..., 'index': ...}",
     "log_probs": "predictions",

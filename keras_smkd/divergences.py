@@ -69,8 +69,10 @@ class KullbackLeibler(Configured):
             knowledge = _knowledge_logits(batch, self)
             return pairwise(
                 batch,
-                lambda i, k: functional.kl_of_close_logits(
-                    knowledge[:, k], logits[:, i], self.temperature
+                knowledge,
+                logits,
+                lambda known, own: functional.kl_of_close_logits(
+                    known, own, self.temperature
                 ),
             )
         log_probs, knowledge = self._log_probabilities(batch)
@@ -126,14 +128,16 @@ class SquaredError(Configured):
 
     def __call__(self, batch: Batch) -> Any:
         """Return `(batch, learners)`."""
+        batch.needed("routes", self)
         probs = ops.exp(batch.needed("log_probs", self))
         knowledge = ops.exp(batch.needed("knowledge", self))
         return pairwise(
             batch,
+            knowledge,
+            probs,
             # Not `mean`, which on torch makes float64 into float32.
-            lambda i, k: (
-                ops.sum(ops.square(knowledge[:, k] - probs[:, i]), axis=-1)
-                / probs.shape[-1]
+            lambda known, own: (
+                ops.sum(ops.square(known - own), axis=-1) / probs.shape[-1]
             ),
         )
 
@@ -164,46 +168,53 @@ class LogitSquaredError(Configured):
 
     def __call__(self, batch: Batch) -> Any:
         """Return `(batch, learners)`."""
+        batch.needed("routes", self)
         logits = _logits(batch, self)
         knowledge = _knowledge_logits(batch, self)
         return pairwise(
             batch,
-            lambda i, k: (
-                0.5
-                * ops.sum(ops.square(knowledge[:, k] - logits[:, i]), axis=-1)
-            ),
+            knowledge,
+            logits,
+            lambda known, own: 0.5 * ops.sum(ops.square(known - own), axis=-1),
         )
 
 
-def pairwise(batch: Batch, distance: Callable[[int, int], Any]) -> Any:
+def pairwise(
+    batch: Batch,
+    knowledge: Any,
+    learners: Any,
+    distance: Callable[[Any, Any], Any],
+) -> Any:
     """Return the sums of a distance over each learner's routes.
 
-    `D_i = sum_k r_ik * s_k * distance(i, k)`
+    `D_i = sum_k r_ik * s_k * distance(knowledge_k, learners_i)`
 
     Args:
-        batch: With `routes`, `selected` and `log_probs` (or `logits`).
-        distance: From the places of a learner and a source to `(batch,)`.
+        batch: With `routes` and `selected`.
+        knowledge: `(batch, sources, classes)`.
+        learners: `(batch, learners, classes)`.
+        distance: From two `(batch, classes)` to `(batch,)`.
 
     Returns:
-        `(batch, learners)`.
+        `(batch, learners)`. What is not selected adds exactly zero, to the
+        value and to the gradient, even if it is not finite.
     """
-    selected = batch.selected
+    learners = functional.at_least_float32(learners)
+    knowledge = functional.at_least_float32(knowledge)
+    passed = None
+    if batch.selected is not None:
+        passed = ops.cast(batch.selected, learners.dtype) > 0
+        # Before the distance: the gradient of what `where` drops is 0 times
+        # its slope, and NaN if that is not finite.
+        knowledge = ops.where(ops.expand_dims(passed, axis=-1), knowledge, 0.0)
     columns = []
     for i, row in enumerate(batch.routes):
-        total = None
+        total = ops.zeros_like(learners[:, i, 0])
         for k in np.flatnonzero(row):
-            value = distance(i, int(k))
-            if selected is not None:
-                passed = ops.cast(selected[:, int(k)], value.dtype) > 0
-                value = ops.where(passed, value, 0.0)
-            if row[k] != 1:
-                value = float(row[k]) * value
-            total = value if total is None else total + value
-        if total is None:
-            learner = (
-                batch.logits if batch.log_probs is None else (batch.log_probs)
-            )
-            total = ops.zeros_like(learner[:, i, 0])
+            value = distance(knowledge[:, int(k)], learners[:, i])
+            if passed is not None:
+                value = ops.where(passed[:, int(k)], value, 0.0)
+            total = total + float(row[k]) * value
         columns.append(total)
     return ops.stack(columns, axis=1)
 

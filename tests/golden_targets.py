@@ -8,6 +8,7 @@ from naive import numpy_of
 from keras_smkd import functional
 from keras_smkd import schedules
 from keras_smkd import targets
+from keras_smkd.batch import Batch
 
 
 def logits_and_one_hot(case):
@@ -20,9 +21,10 @@ def cross_entropy_with(target, case):
     logits, labels = logits_and_one_hot(case)
 
     def values(z):
-        log_probs = functional.log_probabilities(z)
-        corrected = target(labels, ops.exp(log_probs))
-        return functional.soft_cross_entropy(corrected, log_probs)
+        batch = Batch(labels=labels, logits=ops.expand_dims(z, axis=1))
+        return functional.soft_cross_entropy(target(batch), batch.log_probs)[
+            :, 0
+        ]
 
     return (
         numpy_of(values(logits)),
@@ -71,15 +73,13 @@ def bootstrapping(case, tolerance):
     return result
 
 
-def tf_kd(case, tolerance):
-    """The regularisation by a virtual teacher; a real teacher is no target.
+def virtual_teacher(case):
+    """The regularisation by a virtual teacher.
 
     Theirs is a divergence, ours a cross entropy: the entropy of the teacher
     is subtracted, which is a constant.
     """
     given = case["hyperparameters"]
-    if given["kind"] != "regularization":
-        return {}
     assert given["kl_reduction"] == "mean over N*C"
     target = targets.VirtualTeacher(
         given["alpha"],
@@ -125,7 +125,9 @@ def temporal_ensembling(case, tolerance):
     for visit in predictions:
         memory = target.remember(memory, visit)
         memories.append(numpy_of(memory))
-        averages.append(numpy_of(target(visit, visit, 0.0, memory)))
+        of_learner = ops.expand_dims(memory, axis=1)
+        corrected = target.corrected(visit, of_learner, 0.0)
+        averages.append(numpy_of(corrected)[:, 0])
     return {"ensemble": memories, "targets": averages}
 
 
@@ -163,9 +165,13 @@ def proselflc(case, tolerance):
     assert not (is_exact and "scale20" in case["name"])
 
     def loss(z):
-        log_probs = functional.log_probabilities(z)
+        batch = Batch(
+            labels=labels,
+            logits=ops.expand_dims(z, axis=1),
+            progress=progress,
+        )
+        target, log_probs = part(batch)[:, 0], batch.log_probs[:, 0]
         probs = ops.exp(log_probs)
-        target = part(labels, probs, progress)
         if not is_exact:
             values = -ops.sum(
                 target * ops.log(probs + given["log_eps"]), axis=-1
@@ -233,6 +239,4 @@ PARTS = {
     "dml": dml,
     "label_smoothing": label_smoothing,
     "proselflc": proselflc,
-    "temporal_ensembling": temporal_ensembling,
-    "tf_kd": tf_kd,
 }

@@ -12,6 +12,7 @@ from keras import ops
 
 import keras_smkd
 from keras_smkd import callbacks
+from keras_smkd import schedules
 
 
 @pytest.fixture
@@ -67,8 +68,43 @@ def test_progressive_threshold_is_the_formula(sharpness, midpoint):
 def test_the_base_class_asks_for_a_value():
     schedule = callbacks.ThresholdSchedule()
     assert schedule.needs_progress is True
-    with pytest.raises(TypeError, match="`value` must be written by"):
+    with pytest.raises(
+        TypeError, match=r"`schedule` must be given, or `value` be written by"
+    ):
         schedule.value(0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "formula"),
+    [
+        (schedules.Linear(0.25, 0.75), lambda t: 0.25 + 0.5 * t),
+        (lambda t: 0.5 * t * t, lambda t: 0.5 * t * t),
+    ],
+)
+def test_any_schedule_can_be_the_threshold(model, given, formula):
+    schedule = callbacks.ThresholdSchedule(given)
+    assert schedule.needs_progress is True
+    for progress in (0.0, 0.25, 1.0):
+        assert schedule(progress) == schedule.value(progress)
+        assert schedule(progress) == pytest.approx(formula(progress))
+    x = np.ones((4, 3), "float32")
+    y = np.array([0, 1, 0, 1])
+    model.fit(x, y, batch_size=1, epochs=2, verbose=0, callbacks=[schedule])
+    # That of the last of eight steps.
+    assert model.threshold == pytest.approx(formula(7 / 8))
+
+
+def test_a_constant_schedule_needs_no_progress():
+    schedule = callbacks.ThresholdSchedule(schedules.Constant(0.5))
+    assert schedule.needs_progress is False
+
+
+@pytest.mark.parametrize("schedule", [0.5, "entropy", [0.1, 0.2]])
+def test_a_schedule_must_be_callable(schedule):
+    with pytest.raises(
+        TypeError, match="`schedule` must be a callable from progress"
+    ):
+        callbacks.ThresholdSchedule(schedule)
 
 
 @pytest.mark.parametrize("threshold", [math.nan, math.inf, -0.1])
@@ -103,7 +139,7 @@ def test_a_wrong_value_stops_fit_before_it_trains(model, function, received):
     y = np.array([0, 1, 0, 1])
     before = [np.array(w) for w in model.get_weights()]
     with pytest.raises(
-        ValueError, match=f"`value` must give .*{received} from Custom"
+        ValueError, match=f"must give finite .*>= 0.*{received} from Custom"
     ):
         model.fit(x, y, verbose=0, callbacks=[Custom(function)])
     assert model.step == 0
@@ -126,6 +162,6 @@ def test_another_model_is_refused(schedule):
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     schedule.set_model(other)
     with pytest.raises(
-        TypeError, match=r"needs a `keras_smkd\.Selective.*type Sequential"
+        TypeError, match=r"needs a `keras_smkd\.PeerLearning.*type Sequential"
     ):
         schedule.on_train_begin()

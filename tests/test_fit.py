@@ -45,6 +45,11 @@ def thresholds(schedule, first, last, total):
     return [schedule.value(step / total) for step in range(first, last)]
 
 
+def by_learner(batch, targets):
+    targets = keras.ops.expand_dims(targets, axis=1)
+    return keras.ops.repeat(targets, batch.num_learners, axis=1)
+
+
 class Recorder(keras.callbacks.Callback):
     """Keeps the threshold and the step after every batch."""
 
@@ -128,9 +133,9 @@ def test_schedule_lasts_for_one_fit(data):
 def test_nothing_is_traced_again_while_training(data):
     traces = []
 
-    def counting_target(labels, predictions, progress):
-        traces.append(progress)
-        return labels
+    def counting_target(batch):
+        traces.append(batch.progress)
+        return by_learner(batch, batch.labels)
 
     model = model_of(target=counting_target)
     after_first = []
@@ -160,8 +165,8 @@ def test_without_fit_the_threshold_is_a_number(data):
 
 def test_progress_of_targets_follows_the_steps(data):
     seen = model_of(
-        target=lambda labels, predictions, progress: (
-            keras.ops.ones_like(labels) * (1.0 - progress) / 4.0
+        target=lambda batch: (
+            keras.ops.ones_like(batch.logits) * (1.0 - batch.progress) / 4.0
         )
     )
     # The target's rows sum to 1 - progress, so the loss tells the progress
@@ -306,10 +311,12 @@ def test_mixed_precision_trains_close_to_float32(data, policy, optimizers):
     np.testing.assert_allclose(losses, expected, rtol=0.1)
     if policy == "mixed_float16":
         assert isinstance(mixed.optimizer, keras.optimizers.LossScaleOptimizer)
-    # Loss scaling may skip a step at the start, while it finds its scale.
+    # Loss scaling may skip a step at the start, while it finds its scale; the
+    # schedules go by the epochs.
     inner = getattr(mixed.optimizer, "inner_optimizer", mixed.optimizer)
     inner = getattr(inner, "optimizers", [inner])[0]
-    assert 13 <= mixed.step == int(inner.iterations) <= 15
+    assert 13 <= int(inner.iterations) <= 15
+    assert mixed.step == 15
 
 
 def test_a_step_skipped_by_loss_scaling_does_not_count(data):
@@ -319,10 +326,15 @@ def test_a_step_skipped_by_loss_scaling_does_not_count(data):
             keras.optimizers.SGD(0.1), initial_scale=2.0**120
         )
         model = model_of([mlp(), mlp(5)], optimizer)
-        model.fit(*data, epochs=1, **FIT)
+        model.train_on_batch(*data)
+        assert model.step == int(optimizer.iterations) == 0
+        recorder = Recorder()
+        model.fit(*data, epochs=2, callbacks=[recorder], **FIT)
     finally:
         keras.config.set_dtype_policy("float32")
-    assert model.step == int(optimizer.iterations) == 0
+    # An epoch begins where the epochs before it would have ended.
+    assert int(optimizer.iterations) == 0
+    assert recorder.steps == [0] * STEPS + [STEPS] * STEPS
 
 
 @pytest.mark.parametrize("eagerly", [True, False])
@@ -442,15 +454,279 @@ def test_noise_monitor_tells_what_clean_labels_tell(data):
         keras_smkd.callbacks.NoiseMonitor(x, noisy, clean[:-1])
 
 
-def test_both_outputs_of_predict_keep_their_compiled_function(data):
+def test_each_output_of_predict_keeps_its_compiled_function(data):
     x, _ = data
     model = model_of()
-    model.predict(x, verbose=0)
-    ensemble = model.predict_function
-    model.predict(x, verbose=0, output="all")
-    each = model._predict_all_function
-    model.predict(x, verbose=0)
-    model.predict(x, verbose=0, output="all")
-    assert model.predict_function is ensemble
-    assert model._predict_all_function is each
-    assert ensemble is not each
+    outputs = ("ensemble", "all", "peer_1")
+    for output in outputs:
+        model.predict(x, verbose=0, output=output)
+    functions = dict(model._predict_functions())
+    assert functions.keys() == set(outputs)
+    assert len(set(map(id, functions.values()))) == 3
+    for output in outputs:
+        model.predict(x, verbose=0, output=output)
+    assert model._predict_functions() == functions
+    # Unless it is compiled anew.
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    assert model._predict_functions() == {}
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="torch runs eagerly")
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_a_fit_is_traced_once(data, scheduled):
+    traces = []
+
+    def loss(y_true, y_pred):
+        traces.append(len(y_pred.shape))
+        return keras.ops.sparse_categorical_crossentropy(
+            y_true, y_pred, from_logits=True
+        )
+
+    model = keras_smkd.PeerLearning(
+        [mlp(), mlp()], knowledge="peers", selection="entropy"
+    )
+    model.compile("sgd", loss)
+    schedules = [ProgressiveThreshold()] if scheduled else []
+    model.fit(*data, epochs=2, callbacks=schedules, **FIT)
+    # Once for each peer.
+    assert len(traces) == 2
+
+
+def test_a_selection_with_a_schedule_takes_no_second_one(data):
+    own = keras_smkd.schedules.Linear(0.0, 0.5)
+    model = model_of(selection=ConfidentKnowledge(threshold=own))
+    recorder = Recorder()
+    with pytest.raises(
+        ValueError,
+        match=r"must be given one threshold schedule at the most\. Received: "
+        r".*StaticThreshold.* besides Linear\(",
+    ):
+        model.fit(*data, callbacks=[StaticThreshold(0.5), recorder], **FIT)
+    with pytest.raises(ValueError, match="one threshold schedule at the most"):
+        model_of().fit(
+            *data,
+            callbacks=[StaticThreshold(0.5), ProgressiveThreshold()],
+            **FIT,
+        )
+    assert recorder.steps == []
+    model.fit(*data, epochs=2, callbacks=[recorder], **FIT)
+    np.testing.assert_allclose(
+        recorder.thresholds, 0.5 * np.arange(10) / 10, rtol=1e-6
+    )
+
+
+class Batches(keras.utils.PyDataset):
+    """Arrays, or a dictionary of them, in batches of eight."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x) // 8
+
+    def __getitem__(self, index):
+        part = slice(8 * index, 8 * index + 8)
+        y = keras.tree.map_structure(lambda values: values[part], self.y)
+        return self.x[part], y
+
+
+CLASS_WEIGHT = {0: 0.25, 1: 3.0, 3: 0.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        ("arrays", "ids"),
+        ("arrays", "one-hot"),
+        ("arrays", "with index"),
+        ("arrays", "labelled"),
+        ("validation split", "ids"),
+        ("validation split", "with index"),
+        ("tf.data", "ids"),
+        ("tf.data", "with index"),
+        ("PyDataset", "ids"),
+        ("PyDataset", "one-hot"),
+        ("generator", "ids"),
+        ("generator", "labelled"),
+    ],
+)
+def test_class_weights_act_in_training_only(data, kind, form):
+    """A plain model of Keras that is fitted with the same class weights."""
+    x, y = data
+    (train_x, x_val), (train_y, y_val) = (np.split(v, [24]) for v in data)
+    one_hot = np.eye(4, dtype="float32")
+    labels = {
+        "ids": y,
+        "one-hot": one_hot[y],
+        "with index": {"label": y, "index": np.arange(len(y))},
+        "labelled": {"label": y, "labelled": np.ones(len(y), "int32")},
+    }[form]
+    first = keras.tree.map_structure(lambda values: values[:24], labels)
+    last = keras.tree.map_structure(lambda values: values[24:], labels)
+    peer = mlp()
+    (alone,) = copies([peer])
+    alone.compile(
+        keras.optimizers.SGD(0.1),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    expected = alone.fit(
+        train_x,
+        train_y,
+        validation_data=(x_val, y_val),
+        class_weight=CLASS_WEIGHT,
+        epochs=3,
+        **FIT,
+    ).history
+    assert expected["loss"][0] != pytest.approx(expected["val_loss"][0], 0.01)
+
+    def stream(x, y):
+        if kind == "tf.data":
+            tf = pytest.importorskip("tensorflow")
+            return tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+        if kind == "PyDataset":
+            return Batches(x, y)
+        return (batch for _ in range(9) for batch in Batches(x, y))
+
+    if kind == "validation split":
+        given = {"x": x, "y": labels, "validation_split": 0.4, **FIT}
+    elif kind == "arrays":
+        given = {"x": train_x, "y": first, "validation_data": (x_val, last)}
+        given.update(FIT)
+    else:
+        given = {
+            "x": stream(train_x, first),
+            "validation_data": stream(x_val, last),
+            "shuffle": False,
+            "verbose": 0,
+        }
+        if kind == "generator":
+            given.update(steps_per_epoch=3, validation_steps=2)
+    model = keras_smkd.PeerLearning([peer])
+    loss = "categorical" if form == "one-hot" else "sparse_categorical"
+    model.compile(keras.optimizers.SGD(0.1), f"{loss}_crossentropy")
+    history = model.fit(class_weight=CLASS_WEIGHT, epochs=3, **given).history
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(history[name], expected[name], rtol=1e-5)
+    for ours, theirs in zip(
+        peer.get_weights(), alone.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    # They last for that `fit`.
+    (alone,) = copies([peer])
+    alone.compile(
+        keras.optimizers.SGD(0.1),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    alone.fit(train_x, train_y, **FIT)
+    model.optimizer.learning_rate = 0.1
+    model.fit(train_x, first, **FIT)
+    for ours, theirs in zip(
+        peer.get_weights(), alone.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_class_weights_of_examples_without_a_label(data):
+    x, y = data
+    labelled = np.arange(len(y)) % 2
+    labels = {"label": np.where(labelled, y, -1), "labelled": labelled}
+    weight = np.where(
+        labelled, [CLASS_WEIGHT.get(int(label), 1.0) for label in y], 1.0
+    )
+    peers = [linear(), linear()]
+    by_class, by_sample = (model_of(copies(peers)) for _ in range(2))
+    by_class.fit(x, labels, class_weight=CLASS_WEIGHT, **FIT)
+    by_sample.fit(x, labels, sample_weight=weight, **FIT)
+    for ours, theirs in zip(
+        by_class.get_weights(), by_sample.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_class_weights_that_cannot_be(data):
+    x, y = data
+    model = model_of()
+    cases = [
+        ({0: -1.0}, ValueError, r"`class_weight\[0\]` must be a finite"),
+        ({4: 1.0}, ValueError, r"class ids in \[0, 4\) as keys.*key 4"),
+        ({-1: 1.0}, ValueError, r"class ids in \[0, 4\) as keys.*key -1"),
+        ({"0": 1.0}, ValueError, "as keys.*key '0'"),
+        ([1.0] * 4, TypeError, "`class_weight` must be a dictionary"),
+    ]
+    for weights, error, message in cases:
+        with pytest.raises(error, match=message):
+            model.fit(x, y, class_weight=weights, **FIT)
+    both = {"class_weight": {0: 1.0}, "sample_weight": np.ones(len(y))}
+    with pytest.raises(ValueError, match="must not both be given"):
+        model.fit(x, y, **both, **FIT)
+    with pytest.raises(ValueError, match="must not both be given"):
+        model.train_on_batch(x, y, **both)
+    stream = ((x, y, np.ones(len(y))) for _ in range(2))
+    with pytest.raises(ValueError, match="must not both be given"):
+        model.fit(stream, class_weight={0: 1.0}, shuffle=False, verbose=0)
+    free = model_of(supervised_weight=0.0)
+    with pytest.raises(ValueError, match="must be given with labels"):
+        free.fit(x, class_weight={0: 1.0}, **FIT)
+    assert model.step == 0
+
+
+@pytest.mark.parametrize(
+    ("beside", "form"),
+    [
+        ({}, "ids"),
+        ({}, "one-hot"),
+        ({"validation_split": 0.25}, "ids"),
+        ({"validation_split": 0.25}, "labelled"),
+        ({"class_weight": CLASS_WEIGHT}, "ids"),
+        ({"class_weight": CLASS_WEIGHT, "validation_split": 0.25}, "one-hot"),
+        ({"sample_weight": np.ones(8 * STEPS)}, "ids"),
+    ],
+)
+def test_fit_gives_each_example_of_arrays_its_place(data, beside, form):
+    """With a learning rate of 0, what is remembered tells whose it is."""
+    x, y = data
+    labels = {
+        "ids": y,
+        "one-hot": np.eye(4, dtype="float32")[y],
+        "labelled": {"label": y, "labelled": np.ones(len(y))},
+    }[form]
+    memory = keras_smkd.targets.TemporalEnsembling(len(x), momentum=0.75)
+    model = keras_smkd.PeerLearning([linear(), linear()], target=memory)
+    loss = "categorical" if form == "one-hot" else "sparse_categorical"
+    model.compile(keras.optimizers.SGD(0.0), f"{loss}_crossentropy")
+    model.fit(x, labels, **{**FIT, "shuffle": True}, **beside)
+    probs = model.predict(x, verbose=0, output="all")
+    expected = 0.25 * np.stack(list(probs.values()), axis=1)
+    if "validation_split" in beside:
+        expected[30:] = 0.0
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(memory.memory), expected, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["PyDataset", "generator"])
+def test_a_stream_must_bring_its_index(data, kind):
+    x, y = data
+    memory = keras_smkd.targets.TemporalEnsembling(len(x), momentum=0.75)
+    model = model_of(target=memory, total_steps=STEPS)
+    model.optimizer.learning_rate = 0.0
+
+    def stream(labels):
+        batches = Batches(x, labels)
+        if kind == "PyDataset":
+            return batches
+        return (batches[i] for i in range(STEPS))
+
+    fit = {"steps_per_epoch": STEPS, "shuffle": False, "verbose": 0}
+    with pytest.raises(ValueError, match="Received: labels without an index"):
+        model.fit(stream(y), **fit)
+    assert model.step == 0
+    index = np.arange(len(y))[::-1].astype("int32")
+    model.fit(stream({"label": y, "index": index}), **fit)
+    probs = model.predict(x, verbose=0, output="all")
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(memory.memory)[index],
+        0.25 * np.stack(list(probs.values()), axis=1),
+        rtol=1e-5,
+    )

@@ -16,6 +16,7 @@ from naive import numpy_of
 
 from keras_smkd import functional
 from keras_smkd import selection
+from keras_smkd.batch import Batch
 
 INF = math.inf
 NAN = math.nan
@@ -158,6 +159,13 @@ def test_uncertainty_worked_by_hand(measure, expected):
 CLASSES = (2, 3, 7, 100, 1000)
 
 
+def selected_of(measure, log_probs, threshold):
+    """What is selected of one source, `(batch,)`."""
+    knowledge = ops.expand_dims(log_probs, axis=1)
+    batch = Batch(knowledge=knowledge, threshold=threshold)
+    return numpy_of(selection.ConfidentKnowledge(measure)(batch))[:, 0]
+
+
 @pytest.mark.parametrize("classes", CLASSES)
 @pytest.mark.parametrize("measure", MEASURES)
 def test_uncertainty_keeps_its_range(rng, measure, classes):
@@ -170,9 +178,8 @@ def test_uncertainty_keeps_its_range(rng, measure, classes):
     if measure == "probability":
         assert values.max() <= 1.0 - 1.0 / classes + 1e-6
     # Threshold 0 selects none; the next float32 above 1 selects all.
-    select = selection.ConfidentKnowledge(measure)
-    assert numpy_of(select(log_probs, 0.0)).sum() == 0
-    assert numpy_of(select(log_probs, JUST_ABOVE_ONE)).sum() == 200
+    assert selected_of(measure, log_probs, 0.0).sum() == 0
+    assert selected_of(measure, log_probs, JUST_ABOVE_ONE).sum() == 200
 
 
 @pytest.mark.parametrize("classes", CLASSES)
@@ -183,7 +190,6 @@ def test_one_hot_is_the_least_and_uniform_the_most_uncertain(measure, classes):
     one_hot_value = functional.uncertainty(one_hot, measure)
     assert numpy_of(one_hot_value).tolist() == [0.0]
     top = 1.0 - 1.0 / classes if measure == "probability" else 1.0
-    select = selection.ConfidentKnowledge(measure)
     for uniform in (
         functional.log_probabilities(np.zeros((1, classes), "float32")),
         np.full((1, classes), -math.log(classes), "float32"),
@@ -194,10 +200,10 @@ def test_one_hot_is_the_least_and_uniform_the_most_uncertain(measure, classes):
         value = numpy_of(functional.uncertainty(uniform, measure))
         np.testing.assert_allclose(value, top, atol=1e-5)
         assert value <= 1.0
-        assert numpy_of(select(uniform, 0.0)).tolist() == [0.0]
-        assert numpy_of(select(uniform, JUST_ABOVE_ONE)).tolist() == [1.0]
-    assert numpy_of(select(one_hot, 0.0)).tolist() == [0.0]
-    assert numpy_of(select(one_hot, 1e-6)).tolist() == [1.0]
+        assert selected_of(measure, uniform, 0.0).tolist() == [0.0]
+        assert selected_of(measure, uniform, JUST_ABOVE_ONE).tolist() == [1.0]
+    assert selected_of(measure, one_hot, 0.0).tolist() == [0.0]
+    assert selected_of(measure, one_hot, 1e-6).tolist() == [1.0]
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -500,6 +506,9 @@ PARTS = {
     "mutual_distillation": lambda lp: functional.mutual_distillation(
         lp, np.ones((lp.shape[0], 2), "float32")
     ),
+    "routed_divergence": lambda lp: functional.routed_divergence(
+        lp, lp[:, :1], np.array([[0.5], [2.0]])
+    ),
     **{
         measure: lambda lp, measure=measure: functional.uncertainty(lp, measure)
         for measure in MEASURES
@@ -605,6 +614,47 @@ def test_float64_stays_float64(rng, name):
             np.exp(naive_log_softmax(logits)), np.ones((4, 2))
         )
         np.testing.assert_allclose(numpy_of(value), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_measure_may_be_a_function(rng, measure):
+    log_probs = functional.log_probabilities(random_logits(rng, 6, 4))
+    assert functional.measure_of(measure) is MEASURES[measure]
+    ours = functional.uncertainty(log_probs, MEASURES[measure])
+    np.testing.assert_array_equal(
+        numpy_of(ours), numpy_of(functional.uncertainty(log_probs, measure))
+    )
+
+
+def test_what_a_measure_gives_is_cut_off_and_nan_where_nothing_is():
+    log_probs = np.array([[-0.5, -0.9], [NAN, 0.0]], "float32")
+    for value, expected in ((3.0, 1.0), (-2.0, 0.0), (0.25, 0.25)):
+        ours = numpy_of(
+            functional.uncertainty(
+                log_probs, lambda lp, v=value: ops.full_like(lp[..., 0], v)
+            )
+        )
+        np.testing.assert_array_equal(ours, [expected, NAN])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int32"])
+def test_logits_are_outputs_or_logarithms_of_them(dtype):
+    outputs = np.array([[0.0, 1.0], [1.0, 0.0]], dtype)
+    ours = functional.logits(outputs)
+    assert dtype_of(ours) == "float32"
+    np.testing.assert_array_equal(numpy_of(ours), outputs)
+    ours = numpy_of(functional.logits(outputs, from_logits=False))
+    expected = np.log(np.maximum(outputs.astype("float64"), 1e-7))
+    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+def test_mixed_leaves_what_has_no_weight_out():
+    values = np.array([[[1.0, 2.0], [NAN, NAN], [3.0, 5.0]]], "float32")
+    ours = functional.mixed(
+        ops.convert_to_tensor(values), np.array([2.0, 0.0, 1.0])
+    )
+    assert numpy_of(ours).tolist() == [[5.0, 9.0]]
+    assert functional.mixed(values, np.zeros(3)) is None
 
 
 def test_integers_and_lists_become_float32():

@@ -3,6 +3,9 @@
 import json
 
 import golden_estimators
+import golden_fusion
+import golden_knowledge
+import golden_knowledge_ensembles
 import golden_losses
 import golden_noise
 import golden_revision
@@ -14,6 +17,9 @@ import pytest
 # From a file's name to a function `(case, tolerance) -> {output: ours}`.
 COVERED = {
     **golden_estimators.PARTS,
+    **golden_fusion.PARTS,
+    **golden_knowledge.PARTS,
+    **golden_knowledge_ensembles.PARTS,
     **golden_losses.PARTS,
     **golden_noise.PARTS,
     **golden_revision.PARTS,
@@ -21,17 +27,10 @@ COVERED = {
 }
 
 NOT_COVERED = {
-    "ban": "no teacher yet",
     "cdr": "no gradient rules yet",
     "co_teaching_plus": "no selection of examples yet",
-    "ffl_kl": "no fused classifier yet",
     "fitnets_hint": "no hints from features yet",
-    "kd": "no teacher yet",
-    "kdcl": "no knowledge from the peers' ensemble yet",
-    "logit_matching": "no teacher yet",
     "mc_dropout_uncertainty": "no uncertainty from several passes yet",
-    "mean_teacher": "no averaged copies of peers yet",
-    "pcl_peer_mean": "no averaged copies of peers yet",
 }
 
 # What keeps these from agreeing to float64: compared as float32 there.

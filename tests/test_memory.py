@@ -1,4 +1,4 @@
-"""Targets that remember examples: by themselves, and in the model."""
+"""Parts that remember examples: by themselves, and in the model."""
 
 import math
 
@@ -12,8 +12,12 @@ from peers import linear
 from peers import mlp
 
 import keras_smkd
+from keras_smkd import knowledge
+from keras_smkd import memory
 from keras_smkd import schedules
 from keras_smkd import targets
+from keras_smkd.batch import Batch
+from keras_smkd.memory import ExampleMemory
 
 
 def predictions_of(rng, *shape):
@@ -21,42 +25,48 @@ def predictions_of(rng, *shape):
     return values / values.sum(axis=-1, keepdims=True)
 
 
+def of_one_learner(values):
+    """What is remembered, with an axis for the learner."""
+    return ops.expand_dims(values, axis=1)
+
+
 def test_temporal_ensembling_is_the_corrected_average(rng):
     target = targets.TemporalEnsembling(3, momentum=0.6, trust=0.25)
     visits = predictions_of(rng, 5, 3, 4)
     labels = np.eye(4, dtype="float32")[[0, 1, 2]]
-    memory = np.zeros((3, 4), "float32")
+    remembered = np.zeros((3, 4), "float32")
     average = np.zeros((3, 4))
     for k, visit in enumerate(visits, start=1):
-        memory = target.remember(memory, visit)
+        remembered = target.remember(remembered, visit)
         average = 0.6 * average + 0.4 * visit
         expected = 0.75 * labels + 0.25 * average / (1 - 0.6**k)
-        ours = numpy_of(target(labels, visit, 0.5, memory))
-        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+        ours = target.corrected(labels, of_one_learner(remembered), 0.5)
+        np.testing.assert_allclose(numpy_of(ours), expected[:, None], rtol=1e-5)
 
 
 def test_joint_optimization_labels_are_the_mean_of_the_window(rng):
     target = targets.JointOptimizationLabels(3, start=0.5, window=2)
     visits = predictions_of(rng, 4, 3, 5)
     labels = np.eye(5, dtype="float32")[[0, 1, 2]]
-    memory = np.zeros((3, 2, 5), "float32")
+    remembered = np.zeros((3, 2, 5), "float32")
     for k, visit in enumerate(visits, start=1):
-        memory = target.remember(memory, visit)
-        early = numpy_of(target(labels, visit, 0.4999, memory))
-        np.testing.assert_array_equal(early, labels)
-        ours = numpy_of(target(labels, visit, 0.5, memory))
+        remembered = target.remember(remembered, visit)
+        of_learner = of_one_learner(remembered)
+        early = numpy_of(target.corrected(labels, of_learner, 0.4999))
+        np.testing.assert_array_equal(early, labels[:, None])
+        ours = numpy_of(target.corrected(labels, of_learner, 0.5))
         expected = visits[max(0, k - 2) : k].mean(axis=0)
-        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+        np.testing.assert_allclose(ours, expected[:, None], rtol=1e-5)
 
 
 def test_labels_are_replaced_from_the_step_at_start_on():
     # In float32, 70 of 200 must count as 0.35.
     target = targets.JointOptimizationLabels(1, start=0.35, window=1)
-    memory = [[[0.25, 0.75]]]
+    remembered = [[[[0.25, 0.75]]]]
     for step, expected in ((6999, [1.0, 0.0]), (7000, [0.25, 0.75])):
         progress = ops.cast(step, "float32") / ops.cast(20000, "float32")
-        ours = target([[1.0, 0.0]], [[0.5, 0.5]], progress, memory)
-        np.testing.assert_array_equal(numpy_of(ours), [expected])
+        ours = target.corrected([[1.0, 0.0]], remembered, progress)
+        np.testing.assert_array_equal(numpy_of(ours), [[expected]])
 
 
 @pytest.mark.parametrize(
@@ -68,16 +78,24 @@ def test_labels_are_replaced_from_the_step_at_start_on():
 )
 def test_examples_not_seen_keep_their_labels(target, shape):
     labels = np.array([[0.0, 1.0, 0.0], [0.5, 0.25, 0.25]], "float32")
-    assert target.memory_shape(3) == shape[1:]
-    ours = target(labels, labels, 1.0, np.zeros(shape, "float32"))
-    np.testing.assert_array_equal(numpy_of(ours), labels)
+    assert target.row_shape(3) == shape[1:]
+    unseen = of_one_learner(np.zeros(shape, "float32"))
+    ours = target.corrected(labels, unseen, 1.0)
+    np.testing.assert_array_equal(numpy_of(ours), labels[:, None])
 
 
-def test_no_gradient_flows_into_the_memory():
-    target = targets.TemporalEnsembling(2)
-    memory = np.zeros((2, 3), "float32")
+@pytest.mark.parametrize(
+    "target",
+    [
+        targets.TemporalEnsembling(2),
+        targets.JointOptimizationLabels(2, window=2),
+        knowledge.PastPredictions(2),
+    ],
+)
+def test_no_gradient_flows_into_the_memory(target):
+    remembered = np.zeros((2, *target.row_shape(3)), "float32")
     ours = gradient(
-        lambda p: ops.sum(target.remember(memory, p)),
+        lambda p: ops.sum(target.remember(remembered, p)),
         np.full((2, 3), 1 / 3, "float32"),
     )
     np.testing.assert_array_equal(ours, 0.0)
@@ -87,8 +105,167 @@ def test_trust_is_a_number_or_a_schedule():
     assert not targets.TemporalEnsembling(1, trust=0.5).needs_progress
     target = targets.TemporalEnsembling(1, trust=schedules.Linear(0.0, 1.0))
     assert target.needs_progress
-    ours = target([[1.0, 0.0]], None, 0.25, [[0.2, 0.2]])
-    np.testing.assert_allclose(numpy_of(ours), [[0.875, 0.125]], rtol=1e-6)
+    ours = target.corrected([[1.0, 0.0]], [[[0.2, 0.2]]], 0.25)
+    np.testing.assert_allclose(numpy_of(ours), [[[0.875, 0.125]]], rtol=1e-6)
+
+
+# Called with batches.
+
+PEERS = [object(), object()]
+
+
+def batch_at(index, probs, training=True, progress=1.0):
+    """A batch of the examples at `index`, of one class in truth, the first."""
+    labels = np.eye(probs.shape[-1], dtype="float32")[[0] * len(probs)]
+    return Batch(
+        labels=labels,
+        index=ops.convert_to_tensor(np.array(index, "int32")),
+        log_probs=ops.log(ops.convert_to_tensor(probs)),
+        progress=progress,
+        training=training,
+    )
+
+
+def prepared(part, num_classes=3):
+    part.prepare(PEERS, num_classes)
+    return part
+
+
+def test_a_visit_gives_what_was_there_before_and_remembers(rng):
+    part = prepared(targets.TemporalEnsembling(5, momentum=0.5))
+    assert tuple(part.memory.shape) == (5, 2, 3)
+    first, second = predictions_of(rng, 2, 2, 2, 3)
+    before = numpy_of(part.visit(batch_at([3, 1], first)))
+    np.testing.assert_array_equal(before, np.zeros((2, 2, 3)))
+    # Example 1 again, and one that was not seen.
+    ours = numpy_of(part.visit(batch_at([1, 0], second)))
+    np.testing.assert_allclose(ours[0], 0.5 * first[1], rtol=1e-5)
+    np.testing.assert_array_equal(ours[1], 0.0)
+    expected = np.zeros((5, 2, 3))
+    expected[3] = 0.5 * first[0]
+    expected[1] = 0.25 * first[1] + 0.5 * second[0]
+    expected[0] = 0.5 * second[1]
+    np.testing.assert_allclose(numpy_of(part.memory), expected, rtol=1e-5)
+
+
+def test_a_target_is_called_with_a_batch(rng):
+    part = prepared(targets.TemporalEnsembling(5, momentum=0.5, trust=0.25))
+    first, second = predictions_of(rng, 2, 2, 2, 3)
+    batch = batch_at([3, 1], first)
+    # Not seen yet: the label of each learner.
+    expected = np.repeat(batch.labels[:, None], 2, axis=1)
+    np.testing.assert_array_equal(numpy_of(part(batch)), expected)
+    ours = numpy_of(part(batch_at([3, 1], second)))
+    np.testing.assert_allclose(ours, 0.75 * expected + 0.25 * first, rtol=1e-5)
+
+
+def test_past_predictions_are_the_corrected_average(rng):
+    part = prepared(knowledge.PastPredictions(4, momentum=0.6))
+    visits = predictions_of(rng, 3, 2, 2, 3)
+    average = np.zeros((2, 2, 3))
+    for k, visit in enumerate(visits):
+        given = part(batch_at([2, 0], visit))
+        np.testing.assert_array_equal(given.routes, np.eye(2))
+        np.testing.assert_array_equal(numpy_of(given.available), float(k > 0))
+        probs = np.exp(numpy_of(given.log_probs))
+        expected = np.full((2, 2, 3), 1 / 3)
+        if k > 0:
+            expected = average / (1 - 0.6**k)
+        np.testing.assert_allclose(probs, expected, rtol=1e-5)
+        average = 0.6 * average + 0.4 * visit
+
+
+def test_past_predictions_say_nothing_in_evaluation(rng):
+    part = prepared(knowledge.PastPredictions(4, routes="others"))
+    part(batch_at([0, 1], predictions_of(rng, 2, 2, 3)))
+    before = numpy_of(part.memory)
+    batch = batch_at([0, 1], predictions_of(rng, 2, 2, 3), training=False)
+    given = part(batch)
+    np.testing.assert_array_equal(given.routes, 1 - np.eye(2))
+    np.testing.assert_array_equal(numpy_of(given.available), 0.0)
+    assert np.isfinite(numpy_of(given.log_probs)).all()
+    np.testing.assert_array_equal(numpy_of(part.memory), before)
+
+
+EVERY_MEMORY = [
+    lambda: targets.TemporalEnsembling(4, trust=1.0),
+    lambda: targets.JointOptimizationLabels(4, start=0.0, window=2),
+    lambda: knowledge.PastPredictions(4),
+]
+each_memory = pytest.mark.parametrize("make", EVERY_MEMORY)
+
+
+def said_by(answer):
+    return numpy_of(getattr(answer, "log_probs", answer))
+
+
+@each_memory
+def test_predictions_that_are_not_finite_are_not_remembered(rng, make):
+    part = prepared(make())
+    first, second, third = predictions_of(rng, 3, 2, 2, 3)
+    part(batch_at([1, 2], first))
+    before = numpy_of(part.memory)
+    second[0, 1, 2] = np.nan
+    part(batch_at([1, 2], second))
+    after = numpy_of(part.memory)
+    np.testing.assert_array_equal(after[1, 1], before[1, 1])
+    assert (after[1, 0] != before[1, 0]).any()
+    assert (after[2] != before[2]).any()
+    assert np.isfinite(said_by(part(batch_at([1, 2], third)))).all()
+
+
+@each_memory
+def test_a_place_outside_is_nan_and_writes_nothing(rng, make):
+    part = prepared(make())
+    visit = predictions_of(rng, 3, 2, 3)
+    part(batch_at([0, 1, 2], visit))
+    before = numpy_of(part.memory)
+    said = said_by(part(batch_at([-1, 4, 1], visit)))
+    assert np.isnan(said).all(axis=(1, 2)).tolist() == [True, True, False]
+    after = numpy_of(part.memory)
+    np.testing.assert_array_equal(after[[0, 2, 3]], before[[0, 2, 3]])
+    answer = part(batch_at([-1, 1, 1], visit))
+    if hasattr(answer, "available"):
+        # The NaN must be heard.
+        np.testing.assert_array_equal(numpy_of(answer.available), 1.0)
+
+
+@each_memory
+def test_a_batch_without_an_index_is_refused_in_training(rng, make):
+    part = prepared(make())
+    batch = batch_at([0, 1], predictions_of(rng, 2, 2, 3))
+    with pytest.raises(
+        ValueError, match=rf"{type(part).__name__} needs each example's place"
+    ):
+        part(batch.filled(index=None))
+    part(batch.filled(index=None, training=False))
+
+
+@each_memory
+def test_a_head_has_no_place_in_a_memory(rng, make):
+    part = prepared(make())
+    with pytest.raises(
+        ValueError, match=r"of 2 peers\. Received: 3 learners.*with a head"
+    ):
+        part(batch_at([0, 1], predictions_of(rng, 2, 3, 3)))
+
+
+def test_a_memory_must_say_what_it_remembers():
+    part = ExampleMemory(2, "float32")
+    for method, arguments in (("row_shape", [3]), ("remember", [None, None])):
+        with pytest.raises(TypeError, match=f"`{method}` must be written by"):
+            getattr(part, method)(*arguments)
+
+
+def test_mean_distribution_worked_by_hand():
+    ours, seen = memory.mean_distribution([[0.25, 0.25], [0.0, 0.0]])
+    np.testing.assert_array_equal(numpy_of(ours), [[0.5, 0.5], [0.0, 0.0]])
+    assert numpy_of(seen).tolist() == [1.0, 0.0]
+
+
+def test_moving_average_worked_by_hand():
+    ours = memory.moving_average([[0.5, 0.25]], [[1.0, 0.0]], 0.75)
+    np.testing.assert_array_equal(numpy_of(ours), [[0.625, 0.1875]])
 
 
 # In the model.
@@ -238,7 +415,7 @@ def test_float16_memory_is_close_and_half_the_size(data):
     x, y = data
     labels = {"label": y, "index": np.arange(NUM_EXAMPLES)}
     memories = {}
-    for dtype in targets.memory.DTYPES:
+    for dtype in memory.DTYPES:
         keras.utils.set_random_seed(3)
         model = model_with(
             targets.TemporalEnsembling(NUM_EXAMPLES, trust=0.5, dtype=dtype)
@@ -283,15 +460,40 @@ def test_place_outside_the_data_set_is_loud_and_writes_nothing(data):
     assert (memory_of(model)[8] > 0).all()
 
 
+@pytest.mark.parametrize("labels", [lambda y: y, lambda y: {"label": y}])
+def test_fit_supplies_the_index_of_arrays(data, labels):
+    x, y = data
+    results = []
+    for given in (labels(y), {"label": y, "index": np.arange(NUM_EXAMPLES)}):
+        keras.utils.set_random_seed(3)
+        model = model_with(targets.TemporalEnsembling(NUM_EXAMPLES, trust=0.5))
+        model.fit(x, given, batch_size=BATCH, epochs=2, verbose=0)
+        results.append(model.get_weights())
+        assert (memory_of(model).sum(axis=-1) > 0).all()
+    for ours, expected in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (lambda y: y, "`y` must be {'label': ..., 'index': ...}"),
+        (lambda y: {"label": y}, "Received: labels without an index"),
+    ],
+)
+def test_a_batch_alone_must_bring_its_index(data, labels, message):
+    x, y = data
+    model = model_with(targets.TemporalEnsembling(NUM_EXAMPLES, trust=0.5))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        model.train_on_batch(x, labels(y))
+    for ours, expected in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        (lambda y: y, ValueError, "`y` must be {'label': ..., 'index': ...}"),
-        (
-            lambda y: {"label": y},
-            ValueError,
-            "Received: labels without an index",
-        ),
         (
             lambda y: {"label": y, "index": np.arange(len(y)) + 1},
             ValueError,
@@ -366,6 +568,18 @@ def test_peers_must_tell_their_classes():
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         targets.TemporalEnsembling(**arguments)
-    if "start" not in arguments:
-        with pytest.raises(ValueError, match="`window` must be"):
-            targets.JointOptimizationLabels(2, window=0)
+    if "trust" in arguments:
+        return
+    with pytest.raises(ValueError, match=message):
+        knowledge.PastPredictions(**arguments)
+
+
+def test_wrong_arguments_of_joint_optimization_labels():
+    with pytest.raises(ValueError, match="`window` must be an integer >= 1"):
+        targets.JointOptimizationLabels(2, window=0)
+    with pytest.raises(ValueError, match=r"`start` must be in \[0, 1\]"):
+        targets.JointOptimizationLabels(2, start=1.5)
+    with pytest.raises(ValueError, match="`num_examples` must be an integer"):
+        targets.JointOptimizationLabels(0)
+    with pytest.raises(ValueError, match="`dtype` must be one of"):
+        targets.JointOptimizationLabels(2, dtype="int8")

@@ -77,8 +77,8 @@ def test_selection_rate_takes_the_threshold_of_its_selection(peers_probs):
 
 
 def test_selection_rate_of_a_function_needs_a_threshold():
-    def select(log_probs, threshold):
-        return ops.cast(log_probs[..., 0] > -threshold, "float32")
+    def select(batch):
+        return ops.cast(batch.knowledge[..., 0] > -batch.threshold, "float32")
 
     with pytest.raises(TypeError, match="`threshold` must be a number"):
         metrics.SelectionRate(select)

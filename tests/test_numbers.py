@@ -8,8 +8,10 @@ from peers import linear
 from peers import mlp
 
 import keras_smkd
+from keras_smkd import gates
 from keras_smkd import selection
 from keras_smkd import targets
+from keras_smkd.batch import Batch
 
 BACKEND = keras.backend.backend()
 SPARSE = "sparse_categorical_crossentropy"
@@ -49,21 +51,25 @@ def test_terminate_on_nan_stops_at_the_batch(data, broken):
 @pytest.mark.parametrize("share", [True, False])
 def test_a_broken_peer_leaves_the_others_as_they_would_be(data, share):
     x, y = data
-    options = {
-        "selection": selection.MostConfidentShare(threshold=1.0)
-        if share
-        else selection.ConfidentKnowledge(threshold=1.0),
-        "gate": selection.LabelGate(0.5),
-        "target": targets.TemporalEnsembling(len(x)),
-        "temperature": 2.0,
-    }
+    kind = selection.ConfidentKnowledge
+    if share:
+        kind = selection.MostConfidentShare
+
+    def options():
+        return {
+            "selection": kind(threshold=0.9),
+            "gate": gates.LabelGate(0.5),
+            "target": targets.TemporalEnsembling(len(x)),
+            "temperature": 2.0,
+        }
+
     peers = [linear(), linear(), linear()]
     alone = copies([peers[0], peers[2]])
     peers[1].set_weights([peers[1].get_weights()[0] * NAN])
-    three = keras_smkd.SelectiveMutualDistillation(peers, **options)
+    three = keras_smkd.SelectiveMutualDistillation(peers, **options())
     # Divided by one other peer, not by two.
     two = keras_smkd.SelectiveMutualDistillation(
-        alone, distillation_weight=0.5, **options
+        alone, distillation_weight=0.5, **options()
     )
     labels = {"label": y, "index": np.arange(len(x))}
     for model in (three, two):
@@ -135,6 +141,6 @@ def test_half_precision_selects_what_float32_selects(data, policy):
         keras.config.set_dtype_policy("float32")
     select = selection.ConfidentKnowledge(threshold=0.9)
     log_probs = keras.ops.log_softmax(np.stack(logits, axis=1))
-    expected = keras.ops.convert_to_numpy(select(log_probs))
+    expected = keras.ops.convert_to_numpy(select(Batch(knowledge=log_probs)))
     assert 0 < expected.mean() < 1
     assert logs["selection_rate"] == expected.mean()

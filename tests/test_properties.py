@@ -27,6 +27,7 @@ from keras_smkd import functional
 from keras_smkd import losses
 from keras_smkd import schedules
 from keras_smkd import targets
+from keras_smkd.batch import Batch
 
 BATCH, CLASSES = 8, 3
 NOISE = [[0.75, 0.25, 0.0], [0.0, 0.5, 0.5], [0.125, 0.125, 0.75]]
@@ -508,17 +509,21 @@ UNCORRECTED = {
 }
 
 
-def correct(target, labels, predictions, progress, memory_weight=0.5):
+def correct(target, batch, memory_weight=0.5):
     """Apply a target, with something to remember if it asks for that."""
-    if not hasattr(target, "remember"):
-        return numpy_of(target(labels, predictions, progress))
-    shape = (BATCH, *target.memory_shape(CLASSES))
-    memory = np.full(shape, memory_weight / CLASSES, "float32")
-    return numpy_of(target(labels, predictions, progress, memory))
+    if hasattr(target, "remember"):
+        shape = (BATCH, 1, *target.row_shape(CLASSES))
+        memory = np.full(shape, memory_weight / CLASSES, "float32")
+        ours = target.corrected(batch.labels, memory, batch.progress)
+    else:
+        ours = target(batch)
+    assert tuple(ours.shape) == (BATCH, 1, CLASSES)
+    return numpy_of(ours)[:, 0]
 
 
-def softmaxed(logits):
-    return np.exp(naive_log_softmax(logits)).astype("float32")
+def batch_of(labels, logits, progress):
+    """A batch of one learner."""
+    return Batch(labels=labels, logits=logits[:, None], progress=progress)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -527,7 +532,7 @@ def softmaxed(logits):
 def test_targets_are_distributions(name, labels, logits):
     target = TARGETS[name]()
     for progress, weight in zip((0.0, 0.5, 1.0), MEMORY_VISITS, strict=True):
-        ours = correct(target, labels, softmaxed(logits), progress, weight)
+        ours = correct(target, batch_of(labels, logits, progress), weight)
         assert (ours >= 0).all()
         np.testing.assert_allclose(ours.sum(axis=1), 1.0, atol=1e-5)
 
@@ -537,7 +542,7 @@ def test_targets_are_distributions(name, labels, logits):
 @given(labels=SOFT_LABELS, logits=LOGITS)
 def test_no_trust_returns_the_labels(name, labels, logits):
     made, progress = UNCORRECTED[name]
-    ours = correct(made(), labels, softmaxed(logits), progress)
+    ours = correct(made(), batch_of(labels, logits, progress))
     np.testing.assert_array_equal(ours, labels)
 
 
@@ -545,7 +550,9 @@ def test_no_trust_returns_the_labels(name, labels, logits):
 @drawn
 @given(labels=SOFT_LABELS, probs=EXTREME_PROBS)
 def test_targets_of_sure_predictions_are_finite(name, labels, probs):
-    ours = correct(TARGETS[name](), labels, probs, 0.75)
+    log_probs = ops.log(ops.convert_to_tensor(probs[:, None]))
+    batch = Batch(labels=labels, log_probs=log_probs, progress=0.75)
+    ours = correct(TARGETS[name](), batch)
     assert np.isfinite(ours).all()
 
 
@@ -553,10 +560,11 @@ def test_targets_of_sure_predictions_are_finite(name, labels, probs):
 @drawn
 @given(labels=LABELS, logits=LOGITS)
 def test_targets_take_half_precision(name, labels, logits):
-    target, probs = TARGETS[name](), softmaxed(logits).astype("float16")
-    ours = correct(target, one_hot(labels).astype("float16"), probs, 0.75)
+    target, labels = TARGETS[name](), one_hot(labels)
+    half = batch_of(labels.astype("float16"), logits.astype("float16"), 0.75)
+    ours = correct(target, half)
     assert ours.dtype == "float32"
-    expected = correct(target, one_hot(labels), probs.astype("float32"), 0.75)
+    expected = correct(target, batch_of(labels, logits, 0.75))
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 

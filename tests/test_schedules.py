@@ -113,6 +113,13 @@ def test_equality_and_representation():
     )
 
 
+def test_all_but_a_constant_follow_the_progress():
+    assert schedules.Constant(0.5).needs_progress is False
+    for schedule, _ in FORMULAS:
+        is_constant = isinstance(schedule, schedules.Constant)
+        assert schedule.needs_progress is not is_constant
+
+
 def test_sigmoid_worked_by_hand():
     # sigmoid(log 3) = 3/4.
     schedule = schedules.Sigmoid(0.5, 2 * math.log(3.0))

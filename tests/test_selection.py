@@ -12,7 +12,24 @@ from naive import naive_uncertainty
 from naive import numpy_of
 
 from keras_smkd import functional
+from keras_smkd import schedules
 from keras_smkd import selection
+from keras_smkd.batch import Batch
+
+
+def batch_of(log_probs, threshold=None):
+    """A batch with knowledge, `(batch, sources, classes)`."""
+    return Batch(
+        knowledge=ops.convert_to_tensor(log_probs), threshold=threshold
+    )
+
+
+def selected_of_one(part, log_probs, threshold=None):
+    """What is selected of one source, given as `(batch, classes)`."""
+    log_probs = ops.expand_dims(log_probs, axis=1)
+    selected = part(batch_of(log_probs, threshold))
+    assert selected.shape[1] == 1
+    return numpy_of(selected)[:, 0].tolist()
 
 
 @pytest.mark.parametrize("measure", functional.MEASURES)
@@ -27,16 +44,35 @@ def test_selects_what_lies_below_the_threshold(rng, measure, threshold):
     given = selection.ConfidentKnowledge(measure, threshold=threshold)
     default = selection.ConfidentKnowledge(measure)
     log_probs = log_probs.astype("float32")
-    np.testing.assert_array_equal(numpy_of(given(log_probs)), expected)
-    np.testing.assert_array_equal(
-        numpy_of(default(log_probs, threshold)), expected
-    )
-    np.testing.assert_array_equal(
-        numpy_of(
-            default(log_probs, ops.convert_to_tensor(threshold, "float32"))
-        ),
-        expected,
-    )
+    for part, in_force in (
+        (given, None),
+        (default, threshold),
+        (default, ops.convert_to_tensor(threshold, "float32")),
+    ):
+        np.testing.assert_array_equal(
+            numpy_of(part(batch_of(log_probs, in_force))), expected
+        )
+
+
+@pytest.mark.parametrize("measure", functional.MEASURES)
+def test_a_measure_may_be_a_function(rng, measure):
+    function = functional.MEASURES[measure]
+    log_probs = naive_log_softmax(rng.normal(0.0, 2.0, (60, 2, 3)))
+    batch = batch_of(log_probs.astype("float32"), 0.4)
+    for kind in (selection.ConfidentKnowledge, selection.MostConfidentShare):
+        expected = numpy_of(kind(measure)(batch))
+        assert 0 < expected.mean() < 1
+        np.testing.assert_array_equal(numpy_of(kind(function)(batch)), expected)
+
+
+@pytest.mark.parametrize(
+    "kind", [selection.ConfidentKnowledge, selection.MostConfidentShare]
+)
+def test_arrays_and_lists_are_taken_as_tensors(kind):
+    log_probs = np.log([[[0.99, 0.01], [0.5, 0.5]], [[0.5, 0.5], [0.9, 0.1]]])
+    for given in (log_probs, log_probs.astype("float32"), log_probs.tolist()):
+        selected = kind()(Batch(knowledge=given))
+        assert numpy_of(selected).tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
 def test_the_comparison_is_strict():
@@ -44,15 +80,45 @@ def test_the_comparison_is_strict():
     uncertainty = numpy_of(functional.uncertainty(log_probs, "margin"))[0]
     select = selection.ConfidentKnowledge("margin")
     above = np.nextafter(uncertainty, np.float32(1))
-    assert numpy_of(select(log_probs, uncertainty)).tolist() == [0.0]
-    assert numpy_of(select(log_probs, above)).tolist() == [1.0]
+    assert selected_of_one(select, log_probs, uncertainty) == [0.0]
+    assert selected_of_one(select, log_probs, above) == [1.0]
 
 
-def test_threshold_0_given_in_the_call_is_not_taken_for_none():
+def test_threshold_0_of_the_batch_is_not_taken_for_none():
     log_probs = np.log([[0.99, 0.01]]).astype("float32")
     select = selection.ConfidentKnowledge(threshold=0.9)
-    assert numpy_of(select(log_probs)).tolist() == [1.0]
-    assert numpy_of(select(log_probs, 0)).tolist() == [0.0]
+    assert selected_of_one(select, log_probs) == [1.0]
+    assert selected_of_one(select, log_probs, 0) == [0.0]
+
+
+@pytest.mark.parametrize(
+    "kind", [selection.ConfidentKnowledge, selection.MostConfidentShare]
+)
+def test_a_threshold_may_be_a_schedule(rng, kind):
+    log_probs = naive_log_softmax(rng.normal(0.0, 2.0, (60, 2, 3)))
+    batch = batch_of(log_probs.astype("float32"))
+    part = kind(threshold=schedules.Linear(0.25, 0.75))
+    for progress, threshold in ((0.0, 0.25), (0.5, 0.5), (1.0, 0.75)):
+        expected = numpy_of(kind(threshold=threshold)(batch))
+        assert 0 < expected.mean() < 1
+        tensor = ops.convert_to_tensor(progress, "float32")
+        for given in (progress, tensor):
+            ours = part(batch.filled(progress=given))
+            np.testing.assert_array_equal(numpy_of(ours), expected)
+    # That of the batch is in force.
+    ours = part(batch.filled(progress=1.0, threshold=0.25))
+    expected = kind(threshold=0.25)(batch)
+    np.testing.assert_array_equal(numpy_of(ours), numpy_of(expected))
+    with pytest.raises(ValueError, match=f"{kind.__name__} needs the progress"):
+        part(batch)
+
+
+def test_a_schedule_of_thresholds_that_cannot_be():
+    for kind in (selection.ConfidentKnowledge, selection.MostConfidentShare):
+        with pytest.raises(
+            ValueError, match=r"`threshold\(0.75\)` must be .* >= 0"
+        ):
+            kind(threshold=schedules.Linear(0.5, -0.5))
 
 
 @pytest.mark.parametrize("measure", functional.MEASURES)
@@ -60,24 +126,31 @@ def test_what_is_not_finite_is_never_selected(measure):
     nan, inf = math.nan, math.inf
     log_probs = [[nan, nan], [nan, 0.0], [0.0, nan], [inf, 0.0], [0.0, -inf]]
     select = selection.ConfidentKnowledge(measure)
-    assert numpy_of(select(log_probs, 5.0)).tolist() == [0, 0, 0, 0, 1]
+    assert selected_of_one(select, log_probs, 5.0) == [0, 0, 0, 0, 1]
 
 
 def test_no_gradient_flows_through_the_selection(rng):
-    logits = rng.normal(size=(6, 4)).astype("float32")
-    select = selection.ConfidentKnowledge()
+    logits = rng.normal(size=(6, 2, 4)).astype("float32")
+    for select in (
+        selection.ConfidentKnowledge(),
+        selection.MostConfidentShare(),
+    ):
 
-    def total(z):
-        return ops.sum(select(functional.log_probabilities(z), 0.7))
+        def total(z, select=select):
+            log_probs = functional.log_probabilities(z)
+            return ops.sum(select(batch_of(log_probs, 0.7)))
 
-    np.testing.assert_array_equal(gradient(total, logits), 0.0)
+        np.testing.assert_array_equal(gradient(total, logits), 0.0)
 
 
-def test_half_precision_selects_in_float32():
-    log_probs = ops.cast(np.log([[0.99, 0.01], [0.5, 0.5]]), "float16")
-    selected = selection.ConfidentKnowledge()(log_probs)
+@pytest.mark.parametrize(
+    "kind", [selection.ConfidentKnowledge, selection.MostConfidentShare]
+)
+def test_half_precision_selects_in_float32(kind):
+    log_probs = ops.cast(np.log([[[0.99, 0.01]], [[0.6, 0.4]]]), "float16")
+    selected = kind()(batch_of(log_probs))
     assert keras.backend.standardize_dtype(selected.dtype) == "float32"
-    assert numpy_of(selected).tolist() == [1.0, 0.0]
+    assert numpy_of(selected).tolist() == [[1.0], [0.0]]
 
 
 def test_config_round_trip():
@@ -122,7 +195,11 @@ def test_the_most_confident_share_of_a_batch(rng, share, per_class):
     expected = naive_share(log_probs, share, per_class)
     select = selection.MostConfidentShare(threshold=share, per_class=per_class)
     given = log_probs.astype("float32")
-    np.testing.assert_array_equal(numpy_of(select(given)), expected)
+    np.testing.assert_array_equal(numpy_of(select(batch_of(given))), expected)
+    in_force = selection.MostConfidentShare(threshold=0.7, per_class=per_class)
+    np.testing.assert_array_equal(
+        numpy_of(in_force(batch_of(given, share))), expected
+    )
     if share == 0.1 and per_class:
         # The most confident of every class passes, however small the share.
         for p in range(2):
@@ -136,72 +213,46 @@ def test_what_is_not_finite_has_no_share():
     log_probs = np.log([[0.9, 0.1], [nan, nan], [0.8, 0.2], [0.7, 0.3]])
     select = selection.MostConfidentShare()
     # Two of three: rank 0 and 1 lie below half of three.
-    assert numpy_of(select(log_probs, 0.5)).tolist() == [1, 0, 1, 0]
-    assert numpy_of(select(log_probs, 2.0)).tolist() == [1, 0, 1, 1]
+    assert selected_of_one(select, log_probs, 0.5) == [1, 0, 1, 0]
+    assert selected_of_one(select, log_probs, 2.0) == [1, 0, 1, 1]
 
 
-@pytest.mark.parametrize("agreement", [False, True])
-def test_a_gate_weakens_labels_that_knowledge_contradicts(rng, agreement):
-    probs = np.exp(naive_log_softmax(rng.normal(0.0, 2.0, (40, 3, 4))))
-    labels = np.eye(4)[rng.integers(0, 4, 40)]
-    passed = (rng.random((40, 3)) < 0.5).astype("float32")
-    expected = np.ones((40, 3))
-    for n, i in np.ndindex(40, 3):
-        known = [probs[n, j] for j in range(3) if j != i and passed[n, j]]
-        if not known:
-            continue
-        opinion = sum(known).argmax()
-        if opinion == labels[n].argmax():
-            continue
-        if not agreement or probs[n, i].argmax() == opinion:
-            expected[n, i] = 0.25
-    assert 0.05 < (expected < 1).mean() < 0.7
-    gate = selection.LabelGate(0.25, agreement=agreement)
-    weights = gate(labels, np.log(probs).astype("float32"), passed)
-    np.testing.assert_array_equal(numpy_of(weights), expected)
+@pytest.mark.parametrize("num_classes", [2, 4])
+@pytest.mark.parametrize("measure", functional.MEASURES)
+def test_selects_all_says_when_all_that_is_finite_passes(measure, num_classes):
+    uniform = np.full((1, num_classes), -math.log(num_classes), "float32")
+    select = selection.ConfidentKnowledge(measure)
+    for threshold in (0.0, 0.2, 0.45, 0.7, 0.9, 1.0, 1.1):
+        passes = selected_of_one(select, uniform, threshold) == [1]
+        assert select.selects_all(threshold, num_classes) == passes
+        # Where the number of classes is not known, whatever it is.
+        assert select.selects_all(threshold) == (threshold > 1)
 
 
-def test_a_gate_takes_nothing_from_what_is_not_selected():
-    log_probs = np.log([[[math.nan, math.nan], [0.2, 0.8]]]).astype("float32")
-    gate = selection.LabelGate()
-    labels = [[1.0, 0.0]]
-    assert numpy_of(gate(labels, log_probs, [[0, 1]])).tolist() == [[0, 1]]
-    assert numpy_of(gate(labels, log_probs, [[0, 0]])).tolist() == [[1, 1]]
+def test_shares_select_all_from_one_on():
+    select = selection.MostConfidentShare()
+    assert not select.selects_all(0.999)
+    assert select.selects_all(1.0)
+    assert select.selects_all(2.0, 10)
 
 
-def test_no_gradient_flows_through_shares_and_gates(rng):
-    logits = rng.normal(size=(6, 2, 4)).astype("float32")
-    labels = np.eye(4)[rng.integers(0, 4, 6)]
-
-    def total(z):
-        log_probs = functional.log_probabilities(z)
-        selected = selection.MostConfidentShare()(log_probs)
-        weights = selection.LabelGate()(labels, log_probs, selected)
-        return ops.sum(selected) + ops.sum(weights)
-
-    np.testing.assert_array_equal(gradient(total, logits), 0.0)
-
-
-@pytest.mark.parametrize(
-    "part",
-    [
-        selection.MostConfidentShare("margin", 0.25, per_class=False),
-        selection.LabelGate(0.5, agreement=True),
-    ],
-    ids=lambda part: type(part).__name__,
-)
-def test_shares_and_gates_come_back_from_their_configuration(part):
+def test_shares_come_back_from_their_configuration():
+    part = selection.MostConfidentShare("margin", 0.25, per_class=False)
     again = keras.saving.deserialize_keras_object(
         keras.saving.serialize_keras_object(part)
     )
-    assert type(again) is type(part)
-    assert again.get_config() == part.get_config()
+    assert type(again) is selection.MostConfidentShare
+    assert again.get_config() == {
+        "measure": "margin",
+        "threshold": 0.25,
+        "per_class": False,
+    }
 
 
-def test_wrong_arguments_of_shares_and_gates():
+def test_wrong_arguments_of_shares():
+    with pytest.raises(ValueError, match="`measure` must be one of 'entropy'"):
+        selection.MostConfidentShare("variance")
+    with pytest.raises(ValueError, match=r"`threshold` must be .* >= 0"):
+        selection.MostConfidentShare(threshold=-0.1)
     with pytest.raises(TypeError, match="`per_class` must be True or False"):
         selection.MostConfidentShare(per_class=1)
-    with pytest.raises(ValueError, match=r"`weight` must be in \[0, 1\]"):
-        selection.LabelGate(1.5)
-    with pytest.raises(TypeError, match="`agreement` must be True or False"):
-        selection.LabelGate(agreement="no")

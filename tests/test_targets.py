@@ -13,6 +13,25 @@ from naive import numpy_of
 
 from keras_smkd import functional
 from keras_smkd import targets
+from keras_smkd.batch import Batch
+
+
+def batch_of(labels, predictions, progress=None):
+    """A batch of one learner, of probabilities `(batch, classes)`."""
+    log_probs = ops.log(ops.expand_dims(predictions, axis=1))
+    return Batch(labels=labels, log_probs=log_probs, progress=progress)
+
+
+def batch_of_logits(labels, logits, progress=None):
+    """A batch of one learner, of logits `(batch, classes)`."""
+    logits = ops.expand_dims(logits, axis=1)
+    return Batch(labels=labels, logits=logits, progress=progress)
+
+
+def only(targets_of_learners):
+    """The targets of the one learner."""
+    assert targets_of_learners.shape[1] == 1
+    return targets_of_learners[:, 0]
 
 
 def sigmoid(x):
@@ -45,6 +64,20 @@ def test_corrected_targets_equal_a_naive_loop(rng, labels, predictions):
     np.testing.assert_allclose(ours.sum(axis=-1), 1.0, rtol=1e-6)
 
 
+def test_corrected_targets_of_learners_equal_a_naive_loop(rng, labels):
+    logits = rng.normal(0.0, 2.0, (10, 3, 4))
+    predictions = np.exp(naive_log_softmax(logits)).astype("float32")
+    for shape in ((10, 3), (10, 1), ()):
+        trust = rng.random(shape).astype("float32")
+        ours = numpy_of(targets.corrected_targets(labels, predictions, trust))
+        each = np.broadcast_to(trust, (10, 3))
+        for n, i, k in np.ndindex(10, 3, 4):
+            expected = (1 - each[n, i]) * labels[n, k]
+            expected += each[n, i] * predictions[n, i, k]
+            assert ours[n, i, k] == pytest.approx(expected, abs=1e-6)
+        np.testing.assert_allclose(ours.sum(axis=-1), 1.0, rtol=1e-6)
+
+
 def test_corrected_targets_limits(labels, predictions):
     for trust, expected in (
         (0.0, labels),
@@ -69,10 +102,20 @@ def test_corrected_targets_worked_by_hand():
 
 @pytest.mark.parametrize(
     ("labels_shape", "shape"),
-    [((3, 2), (3, 4)), ((3,), (3, 4)), ((1, 4), (3, 4)), ((3, 4), (1, 4))],
+    [
+        ((3, 2), (3, 4)),
+        ((3,), (3, 4)),
+        ((1, 4), (3, 4)),
+        ((3, 4), (1, 4)),
+        ((3, 2), (3, 2, 4)),
+        ((2, 4), (3, 2, 4)),
+        ((3, 2, 4), (3, 2, 4)),
+    ],
 )
 def test_corrected_targets_check_shapes(labels_shape, shape):
-    with pytest.raises(ValueError, match="must have the same shape") as caught:
+    with pytest.raises(
+        ValueError, match=r"must have shape \(batch, classes\)"
+    ) as caught:
         targets.corrected_targets(
             np.zeros(labels_shape, "float32"), np.zeros(shape, "float32"), 0.5
         )
@@ -104,6 +147,12 @@ def test_gradient_through_the_target(
     np.testing.assert_allclose(gradient(loss, logits), expected, atol=1e-5)
 
 
+def total_cross_entropy(target, batch):
+    """The sum over the batch of the cross entropy with a target."""
+    values = functional.soft_cross_entropy(target(batch), batch.log_probs)
+    return ops.sum(values)
+
+
 def test_no_gradient_flows_through_trust(labels, predictions):
     def loss(trust):
         corrected = targets.corrected_targets(labels, predictions, trust, True)
@@ -114,15 +163,29 @@ def test_no_gradient_flows_through_trust(labels, predictions):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_gives_float32(labels, predictions, dtype):
+def test_half_precision_gives_float32(labels, logits, predictions, dtype):
     half = ops.cast(predictions, dtype)
-    for value in (
-        targets.corrected_targets(ops.cast(labels, dtype), half, 0.5),
-        targets.ProSelfLC()(ops.cast(labels, dtype), half, 0.5),
+    half_logits = ops.cast(logits, dtype)
+    half_labels = ops.cast(labels, dtype)
+    for value, expected in (
+        (
+            targets.corrected_targets(half_labels, half, 0.5),
+            targets.corrected_targets(labels, ops.cast(half, "float32"), 0.5),
+        ),
+        *(
+            (
+                target(batch_of_logits(half_labels, half_logits, 0.5)),
+                target(
+                    batch_of_logits(
+                        labels, ops.cast(half_logits, "float32"), 0.5
+                    )
+                ),
+            )
+            for target in EVERY_TARGET
+        ),
     ):
         assert keras.backend.standardize_dtype(value.dtype) == "float32"
-    expected = targets.ProSelfLC()(labels, ops.cast(half, "float32"), 0.5)
-    np.testing.assert_array_equal(numpy_of(value), numpy_of(expected))
+        np.testing.assert_array_equal(numpy_of(value), numpy_of(expected))
 
 
 LOCAL_TRUST = {
@@ -144,7 +207,7 @@ def test_proselflc_equals_a_naive_loop(labels, predictions, trust, progress):
             numpy_of(part.trust_in(predictions, given)), expected, rtol=2e-5
         )
         np.testing.assert_allclose(
-            numpy_of(part(labels, predictions, given)),
+            numpy_of(only(part(batch_of(labels, predictions, given)))),
             (1 - expected[:, None]) * labels + expected[:, None] * predictions,
             rtol=2e-5,
             atol=1e-6,
@@ -158,7 +221,9 @@ def test_proselflc_limits(progress):
     # A uniform prediction is not trusted, a one-hot one as much as allowed.
     uniform = np.full((3, 3), 1 / 3, "float32")
     np.testing.assert_allclose(
-        numpy_of(part(labels, uniform, progress)), labels, atol=1e-6
+        numpy_of(only(part(batch_of(labels, uniform, progress)))),
+        labels,
+        atol=1e-6,
     )
     one_hot = np.roll(labels, 1, axis=1)
     np.testing.assert_allclose(
@@ -197,21 +262,15 @@ def test_proselflc_gradient_holds_the_trust_constant(
     part = targets.ProSelfLC(trust=trust, target_gradient=target_gradient)
     constant = numpy_of(part.trust_in(predictions, 0.7))
 
-    def loss(z, make):
-        log_probs = functional.log_probabilities(z)
-        corrected = make(ops.exp(log_probs))
-        return ops.sum(functional.soft_cross_entropy(corrected, log_probs))
-
     def with_part(z):
-        return loss(z, lambda p: part(labels, p, 0.7))
+        return total_cross_entropy(part, batch_of_logits(labels, z, 0.7))
 
     def with_constant(z):
-        return loss(
-            z,
-            lambda p: targets.corrected_targets(
-                labels, p, constant, target_gradient
-            ),
+        log_probs = functional.log_probabilities(z)
+        corrected = targets.corrected_targets(
+            labels, ops.exp(log_probs), constant, target_gradient
         )
+        return ops.sum(functional.soft_cross_entropy(corrected, log_probs))
 
     np.testing.assert_allclose(
         gradient(with_part, logits), gradient(with_constant, logits), atol=1e-6
@@ -226,9 +285,7 @@ def test_proselflc_is_finite_at_probabilities_of_0_and_1(target_gradient):
         part = targets.ProSelfLC(trust=trust, target_gradient=target_gradient)
 
         def loss(z, part=part):
-            log_probs = functional.log_probabilities(z)
-            corrected = part(labels, ops.exp(log_probs), 0.7)
-            return ops.sum(functional.soft_cross_entropy(corrected, log_probs))
+            return total_cross_entropy(part, batch_of_logits(labels, z, 0.7))
 
         assert np.isfinite(numpy_of(loss(ops.convert_to_tensor(logits))))
         assert np.isfinite(gradient(loss, logits)).all()
@@ -256,7 +313,7 @@ def test_wrong_arguments(labels, predictions):
     with pytest.raises(ValueError, match="`trust` must be one of 'entropy'"):
         targets.ProSelfLC(trust="margin")
     with pytest.raises(ValueError, match=r"`progress` must be in \[0, 1\]"):
-        targets.ProSelfLC()(labels, predictions, 30)
+        targets.ProSelfLC()(batch_of(labels, predictions, 30))
 
 
 # Smoothed labels, bootstrapping, a virtual teacher.
@@ -264,22 +321,27 @@ def test_wrong_arguments(labels, predictions):
 
 def test_label_smoothing_worked_by_hand():
     labels = [[0.0, 1.0, 0.0], [0.5, 0.5, 0.0]]
-    over_all = targets.LabelSmoothing(0.3)(labels)
+    over_all = targets.LabelSmoothing(0.3)(Batch(labels=labels))
     np.testing.assert_allclose(
-        numpy_of(over_all), [[0.1, 0.8, 0.1], [0.45, 0.45, 0.1]], rtol=1e-6
+        numpy_of(only(over_all)),
+        [[0.1, 0.8, 0.1], [0.45, 0.45, 0.1]],
+        rtol=1e-6,
     )
-    over_others = targets.LabelSmoothing(0.3, over="others")(labels)
+    over_others = targets.LabelSmoothing(0.3, over="others")(
+        Batch(labels=labels)
+    )
     np.testing.assert_allclose(
-        numpy_of(over_others),
+        numpy_of(only(over_others)),
         [[0.15, 0.7, 0.15], [0.425, 0.425, 0.15]],
         rtol=1e-6,
     )
 
 
 def test_the_two_smoothings_are_one_another(labels):
-    over_others = targets.LabelSmoothing(0.4 * 3 / 4, over="others")(labels)
+    batch = Batch(labels=labels)
+    over_others = targets.LabelSmoothing(0.4 * 3 / 4, over="others")(batch)
     np.testing.assert_allclose(
-        numpy_of(targets.LabelSmoothing(0.4)(labels)),
+        numpy_of(targets.LabelSmoothing(0.4)(batch)),
         numpy_of(over_others),
         rtol=1e-6,
     )
@@ -298,16 +360,22 @@ def test_the_two_smoothings_are_one_another(labels):
 )
 def test_nothing_corrected_gives_the_labels(labels, predictions, target):
     np.testing.assert_array_equal(
-        numpy_of(target(labels, predictions, 0.5)), labels
+        numpy_of(only(target(batch_of(labels, predictions, 0.5)))), labels
     )
 
 
 def test_bootstrapping_worked_by_hand():
-    labels, predictions = [[1.0, 0.0, 0.0]], [[0.2, 0.3, 0.5]]
-    soft = targets.SoftBootstrapping(0.9)(labels, predictions)
+    batch = batch_of([[1.0, 0.0, 0.0]], [[0.2, 0.3, 0.5]])
+    soft = only(targets.SoftBootstrapping(0.9)(batch))
     np.testing.assert_allclose(numpy_of(soft), [[0.92, 0.03, 0.05]], rtol=1e-6)
-    hard = targets.HardBootstrapping(0.9)(labels, predictions)
+    hard = only(targets.HardBootstrapping(0.9)(batch))
     np.testing.assert_allclose(numpy_of(hard), [[0.9, 0.0, 0.1]], rtol=1e-6)
+
+
+def test_hard_bootstrapping_takes_the_first_of_equals():
+    batch = batch_of([[0.0, 0.0, 1.0]], [[0.25, 0.375, 0.375]])
+    hard = only(targets.HardBootstrapping(0.5)(batch))
+    assert numpy_of(hard).tolist() == [[0.0, 0.5, 0.5]]
 
 
 @pytest.mark.parametrize(
@@ -322,12 +390,10 @@ def test_gradient_through_a_bootstrapped_target(
     labels, logits, target, attached
 ):
     def loss(z):
-        log_probs = functional.log_probabilities(z)
-        corrected = target(labels, ops.exp(log_probs))
-        return ops.sum(functional.soft_cross_entropy(corrected, log_probs))
+        return total_cross_entropy(target, batch_of_logits(labels, z))
 
     probs = np.exp(naive_log_softmax(logits))
-    corrected = numpy_of(target(labels, probs.astype("float32")))
+    corrected = numpy_of(only(target(batch_of_logits(labels, logits))))
     expected = probs - corrected
     if attached:
         entropies = np.array([[naive_entropy(row)] for row in probs])
@@ -343,7 +409,7 @@ def test_virtual_teacher_worked_by_hand():
     np.testing.assert_allclose(
         teacher, [[top, (1 - top) / 2, (1 - top) / 2]], rtol=1e-6
     )
-    ours = numpy_of(part([[1.0, 0.0, 0.0]]))
+    ours = numpy_of(only(part(Batch(labels=[[1.0, 0.0, 0.0]]))))
     np.testing.assert_allclose(
         ours, 0.5 * np.array([[1.0, 0.0, 0.0]]) + 0.5 * teacher, rtol=1e-6
     )
@@ -355,7 +421,8 @@ def test_multiplier_of_the_virtual_teacher_keeps_the_proportions(labels):
     part = targets.VirtualTeacher(0.25, 2.0, 0.9, multiplier=8.0)
     assert part.loss_weight(4) == 1.25
     expected = (0.75 * labels + 0.5 * numpy_of(part.teacher(labels))) / 1.25
-    np.testing.assert_allclose(numpy_of(part(labels)), expected, rtol=1e-6)
+    ours = only(part(Batch(labels=labels)))
+    np.testing.assert_allclose(numpy_of(ours), expected, rtol=1e-6)
 
 
 EVERY_TARGET = [
@@ -374,10 +441,22 @@ def test_every_target_is_a_distribution(rng, predictions, target):
     soft = rng.random((10, 4)).astype("float32") + 0.1
     soft /= soft.sum(axis=-1, keepdims=True)
     for labels in (soft, np.eye(4, dtype="float32")[:1].repeat(10, 0)):
-        ours = numpy_of(target(labels, predictions, 0.7))
+        ours = numpy_of(only(target(batch_of(labels, predictions, 0.7))))
         assert ours.dtype == "float32"
         assert (ours >= 0).all()
         np.testing.assert_allclose(ours.sum(axis=-1), 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", EVERY_TARGET)
+def test_every_learner_has_the_target_that_it_has_alone(rng, labels, target):
+    logits = rng.normal(0.0, 2.0, (10, 3, 4)).astype("float32")
+    ours = target(Batch(labels=labels, logits=logits, progress=0.7))
+    assert tuple(ours.shape) == (10, 3, 4)
+    for i in range(3):
+        alone = only(target(batch_of_logits(labels, logits[:, i], 0.7)))
+        np.testing.assert_allclose(
+            numpy_of(ours)[:, i], numpy_of(alone), rtol=1e-6, atol=1e-7
+        )
 
 
 @pytest.mark.parametrize(

@@ -233,8 +233,9 @@ def kl_of_close_logits(
     other_logits = at_least_float32(other_logits) / temperature
     probs = ops.softmax(logits, axis=-1)
     difference = logits - other_logits
-    # Of exponents that float32 can hold: far ones are not this form's.
-    near = ops.clip(difference, -20.0, 20.0)
+    # Far ones are not this form's, whose exponentials would leave the range.
+    is_near = ops.max(ops.abs(difference), axis=-1) < 10.0
+    near = ops.where(ops.expand_dims(is_near, axis=-1), difference, 0.0)
     shift = ops.log1p(
         ops.sum(
             ops.softmax(other_logits, axis=-1) * ops.expm1(near),
@@ -256,5 +257,4 @@ def kl_of_close_logits(
     far = kl_divergence(
         ops.log_softmax(logits, axis=-1), ops.log_softmax(other_logits, axis=-1)
     )
-    is_near = ops.max(ops.abs(difference), axis=-1) < 10.0
     return ops.where(is_near, close, far)

@@ -62,8 +62,8 @@ class LabelGate(Configured):
         Returns:
             `(batch, learners)`, `weight` or 1, no gradient.
         """
-        knowledge = functional.at_least_float32(
-            ops.stop_gradient(batch.needed("knowledge", self))
+        knowledge = ops.stop_gradient(
+            functional.at_least_float32(batch.needed("knowledge", self))
         )
         passed = ops.ones_like(knowledge[..., 0]) > 0
         if batch.selected is not None:

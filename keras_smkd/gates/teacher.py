@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_smkd import functional
 from keras_smkd._config import Configured
 from keras_smkd.batch import Batch
 
@@ -41,7 +42,9 @@ class TeacherConfidence(Configured):
         Returns:
             `(batch, learners)`, >= 0, no gradient, mean 1 over the batch.
         """
-        knowledge = ops.stop_gradient(batch.needed("knowledge", self))
+        knowledge = ops.stop_gradient(
+            functional.at_least_float32(batch.needed("knowledge", self))
+        )
         largest = ops.mean(ops.exp(ops.max(knowledge, axis=-1)), axis=1)
         weights = ops.expand_dims(largest / ops.mean(largest), axis=1)
         return ops.repeat(weights, batch.num_learners, axis=1)

@@ -74,7 +74,9 @@ def averaged(average: Any, value: Any, momentum: float, step: Any) -> Any:
     """
     dtype = average.dtype
     grown = 1.0 - 1.0 / (ops.cast(step, dtype) + 1.0)
-    share = ops.minimum(grown, ops.cast(momentum, dtype))
+    largest = ops.full_like(grown, momentum)
+    # Not `minimum`, which makes float64 into float32 on torch.
+    share = ops.where(grown < largest, grown, largest)
     return share * average + (1.0 - share) * ops.cast(value, dtype)
 
 

@@ -222,7 +222,7 @@ def check_index_values(y: Any, num_examples: int) -> None:
             outside [0, num_examples).
     """
     label = label_of(y)
-    if not is_in_memory(label) or not isinstance(y, dict):
+    if not is_in_memory(label) or not isinstance(y, dict) or "index" not in y:
         return
     index = np.asarray(ops.convert_to_numpy(index_of_batch(y)))
     if len(index) != len(label):

@@ -1,9 +1,16 @@
 """What training and evaluation report: the objective's parts, the metrics."""
 
+import copy
+import functools
+import re
+import types
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -11,7 +18,7 @@ class ObjectiveParts(keras.metrics.Metric):
     """Means over the examples of the objective's parts, all in one variable.
 
     One update in place of four: on torch, where each costs as much as the
-    arithmetic of a small layer, that counts. Its `views` report them.
+    arithmetic of a small layer, that counts. `views` report them.
 
     Args:
         names: Of what is reported.
@@ -26,7 +33,6 @@ class ObjectiveParts(keras.metrics.Metric):
         self.count = self.add_variable(
             shape=(), initializer="zeros", name="count"
         )
-        self.views = [_PartView(self, i) for i in range(len(names))]
 
     def update_state(self, sums: Sequence[Any], batch_size: Any) -> None:
         """Add a batch: for each name the sum over its examples."""
@@ -37,27 +43,51 @@ class ObjectiveParts(keras.metrics.Metric):
         )
         self.count.assign_add(batch_size)
 
-    def result(self) -> dict[str, Any]:
-        return {}  # The views have it.
+    def result(self) -> list[Any]:
+        """Return the mean of each name."""
+        return [self.mean(i) for i in range(len(self.names))]
+
+    def mean(self, position: int) -> Any:
+        """Return the mean of the name at this position."""
+        return ops.divide_no_nan(
+            self.totals[position], ops.convert_to_tensor(self.count)
+        )
 
 
-class _PartView(keras.metrics.Metric):
-    """Reports one of the objective's parts; holds nothing itself."""
+class _View(keras.metrics.Metric):
+    """Reports one value of another metric, under a name of its own.
 
-    def __init__(self, parts: ObjectiveParts, position: int) -> None:
-        super().__init__(name=parts.names[position])
-        # Not as an attribute: Keras would take its variables for this one's.
-        self._read = lambda: (parts.totals[position], parts.count)
+    Keras pairs each metric's name with one value, so what has several values
+    is reported by as many views. The first holds the metric, so that Keras
+    finds its variables, and once only.
+    """
+
+    def __init__(self, name: str, held: Any, read: Callable[[], Any]) -> None:
+        super().__init__(name=name)
+        self.held = held
+        # A function, since Keras would take an attribute's variables for its.
+        self._read = read
 
     def update_state(self) -> None:
-        """Do nothing: the parts are updated together."""
+        """Do nothing: who holds the metric updates it."""
 
     def reset_state(self) -> None:
-        """Do nothing: the parts are reset together."""
+        """Reset the metric, if it is held."""
+        if self.held is not None:
+            self.held.reset_state()
 
     def result(self) -> Any:
-        total, count = self._read()
-        return ops.divide_no_nan(total, ops.convert_to_tensor(count))
+        return self._read()
+
+
+def _views(
+    metric: Any, names: Sequence[str], read: Callable[[int], Any]
+) -> list[_View]:
+    """Return a view for each name, of what `read` gives for its position."""
+    return [
+        _View(name, None if i else metric, functools.partial(read, i))
+        for i, name in enumerate(names)
+    ]
 
 
 class Logs:
@@ -66,7 +96,8 @@ class Logs:
     The parts of the objective come first, then one fresh set of the compiled
     metrics for each of the outputs. The first output keeps the metrics' own
     names (and objects); the others get theirs after the output:
-    `peer_0_accuracy`.
+    `peer_0_accuracy`. As in Keras, a weighted metric with the name of one of
+    `metrics` becomes `weighted_accuracy`.
 
     Args:
         metrics: List of metrics (strings, functions, `keras.metrics.Metric`),
@@ -94,30 +125,24 @@ class Logs:
         names += ["selection_rate", "threshold"] if selection else []
         names += ["feature_loss"] if feature_loss else []
         self.parts = ObjectiveParts(names)
-        kinds = [
-            (_metric_list("metrics", metrics), False),
-            (_metric_list("weighted_metrics", weighted_metrics), True),
-        ]
+        owners: dict[str, Any] = dict.fromkeys(("loss", *names))
+        compiled = _compiled_metrics(metrics, weighted_metrics)
+        # All metrics, in the order in which they are reported: one name and
+        # one value each.
+        self.metrics: list[Any] = [*_views(self.parts, names, self.parts.mean)]
         # For each output, pairs (metric, whether it is weighted).
         self.by_output: list[list[tuple[Any, bool]]] = []
         for position, output_name in enumerate(output_names):
             prefix = f"{output_name}_" if position else ""
-            self.by_output.append(
-                [
-                    (_fresh_metric(identifier, prefix), weighted)
-                    for identifiers, weighted in kinds
-                    for identifier in identifiers
-                ]
-            )
-
-    @property
-    def metrics(self) -> list[Any]:
-        """All metrics, in the order in which they are reported."""
-        return [
-            self.parts,
-            *self.parts.views,
-            *(metric for group in self.by_output for metric, _ in group),
-        ]
+            group = []
+            for one in compiled:
+                reported = [prefix + name for name in one.names]
+                for name in reported:
+                    _check_name(name, owners, one)
+                metric = one.make(reported[0]) if position else one.metric
+                group.append((metric, one.weighted))
+                self.metrics += one.reports(metric, reported)
+            self.by_output.append(group)
 
     def record_objective(
         self,
@@ -184,23 +209,200 @@ def _metric_list(argument: str, metrics: Any) -> list[Any]:
     return list(metrics)
 
 
-def _fresh_metric(identifier: Any, prefix: str) -> Any:
-    if isinstance(identifier, str) and identifier in ("accuracy", "acc"):
-        return keras.metrics.MeanMetricWrapper(
-            label_accuracy, name=prefix + identifier
+class _CompiledMetric(NamedTuple):
+    """One of the metrics given to `compile`."""
+
+    given: Any
+    weighted: bool
+    metric: Any  # The ensemble's.
+    make: Callable[[str], Any]  # From a name to a fresh one.
+    keys: list[Any]  # Of its results, if they are dictionaries.
+    names: list[str]  # Of what it reports of the ensemble.
+
+    def reports(self, metric: Any, names: list[str]) -> list[Any]:
+        """Return what reports the values of a metric, each under its name."""
+        if self.keys:
+            return _views(
+                metric, names, lambda i: metric.result()[self.keys[i]]
+            )
+        if metric.name == names[0]:
+            return [metric]
+        # An object of the user's, whose name is not ours to change.
+        return _views(metric, names, lambda _: metric.result())
+
+
+def _compiled_metrics(
+    metrics: Any, weighted_metrics: Any
+) -> list[_CompiledMetric]:
+    compiled: list[_CompiledMetric] = []
+    for argument, weighted, identifiers in (
+        ("metrics", False, metrics),
+        ("weighted_metrics", True, weighted_metrics),
+    ):
+        unweighted = {name for one in compiled for name in one.names}
+        for given in _metric_list(argument, identifiers):
+            name, make = _maker(argument, given)
+            used = any(given is one.given for one in compiled)
+            keeps = isinstance(given, keras.Metric) and not used
+            metric = given if keeps else make(name)
+            keys = _result_keys(metric)
+            names = [str(key) for key in keys] or [name]
+            if weighted and not unweighted.isdisjoint(names):
+                names = [f"weighted_{name}" for name in names]
+                if not keeps:
+                    metric.name = names[0]
+            compiled.append(
+                _CompiledMetric(given, weighted, metric, make, keys, names)
+            )
+    return compiled
+
+
+def _check_name(
+    name: str, owners: dict[str, Any], metric: _CompiledMetric
+) -> None:
+    """Add a name to those in use; an error if it is among them."""
+    if name in owners:
+        owner = owners[name]
+        other = "the model's own log"
+        if owner is not None:
+            other = repr(owner.given)
+        raise ValueError(
+            "`metrics` must have different names. Received: the name "
+            f"{name!r} for {other} and for {metric.given!r}. Give an object "
+            "with another `name`."
         )
-    metric = (
-        keras.metrics.get(identifier)
-        if isinstance(identifier, str)
-        else identifier
-    )
-    if isinstance(metric, keras.Metric):
-        if not prefix:
-            return metric
-        config = {**metric.get_config(), "name": prefix + metric.name}
-        return type(metric).from_config(config)
-    name = identifier if isinstance(identifier, str) else metric.__name__
-    return keras.metrics.MeanMetricWrapper(metric, name=prefix + name)
+    owners[name] = metric
+
+
+def _result_keys(metric: Any) -> list[Any]:
+    """Return the keys of a metric's results, if they are dictionaries."""
+    if type(metric).__module__.startswith("keras."):
+        return []  # Those of Keras give a tensor.
+    try:
+        result = metric.result()
+    except Exception:  # Some have none before their first batch.
+        return []
+    return list(result) if isinstance(result, dict) else []
+
+
+def _maker(argument: str, given: Any) -> tuple[str, Callable[[str], Any]]:
+    """Return a metric's name, and a function from a name to a fresh one."""
+    if isinstance(given, keras.Metric):
+        return given.name, lambda name: _copy_of(argument, given, name)
+    if isinstance(given, str) and given.lower() in ("accuracy", "acc"):
+        return given.lower(), lambda name: keras.metrics.MeanMetricWrapper(
+            label_accuracy, name=name
+        )
+    if isinstance(given, (str, type)):
+        # Keras numbers an object that is given no name, within the process.
+        name = given if isinstance(given, str) else given.__name__
+        return _snake_case(name), lambda name: _renamed(
+            keras.metrics.get(given), name
+        )
+    if not callable(given):
+        raise ValueError(
+            f"`{argument}` must be a list of strings, functions or "
+            f"`keras.metrics.Metric`s. Received: {given!r} in it."
+        )
+    own = getattr(given, "__name__", type(given).__name__)
+    return getattr(
+        given, "name", _snake_case(own)
+    ), lambda name: keras.metrics.MeanMetricWrapper(given, name=name)
+
+
+def _snake_case(name: str) -> str:
+    """Return a name in the form that Keras gives to names of its objects."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _renamed(metric: Any, name: str) -> Any:
+    metric.name = name
+    return metric
+
+
+def _copy_of(argument: str, metric: Any, name: str) -> Any:
+    """Return a metric like one of the user's, with variables of its own.
+
+    Not from its configuration, if another way is open: many metrics have none
+    for their arguments, or for their function.
+    """
+    try:
+        copied = _twin(metric, {})
+    except Exception:
+        try:
+            copied = type(metric).from_config(metric.get_config())
+        except Exception as error:
+            raise ValueError(
+                f"`{argument}` must be metrics that can be copied, for each "
+                f"peer has its own. Received: {metric!r}, which can be neither "
+                "copied nor made from its configuration "
+                f"({type(error).__name__}: {error}). Give its class a "
+                "`get_config` with all arguments, or give a function."
+            ) from error
+    copied.reset_state()
+    return _renamed(copied, name)
+
+
+def _twin(metric: Any, copies: dict[int, Any]) -> Any:
+    """Return a copy of a metric with fresh variables and metrics inside.
+
+    Args:
+        metric: Whose class may take any arguments: it isn't called.
+        copies: From an object's id to its copy; added to.
+    """
+    twin = object.__new__(type(metric))
+    keras.metrics.Metric.__init__(twin, name=metric.name, dtype=metric.dtype)
+    copies[id(metric)] = twin
+    for variable in metric.variables:
+        _copied(variable, copies)
+    of_keras = set(vars(twin))
+    for attribute, value in vars(metric).items():
+        if attribute not in of_keras:
+            setattr(twin, attribute, _copied(value, copies))
+    if len(twin.variables) != len(metric.variables):
+        raise TypeError(f"{metric!r} has variables in unknown places.")
+    return twin
+
+
+def _copied(value: Any, copies: dict[int, Any]) -> Any:
+    if id(value) not in copies:
+        copies[id(value)] = _fresh_copy(value, copies)
+    return copies[id(value)]
+
+
+def _fresh_copy(value: Any, copies: dict[int, Any]) -> Any:
+    if isinstance(value, keras.Variable):
+        return keras.Variable(
+            # NumPy may give a view of the variable itself.
+            np.array(ops.convert_to_numpy(value)),
+            dtype=value.dtype,
+            trainable=value.trainable,
+            aggregation=value.aggregation,
+            synchronization=value.synchronization,
+            name=value.name,
+        )
+    if isinstance(value, keras.Metric):
+        return _twin(value, copies)
+    # Keras's own containers are subclasses, and track what is in them.
+    kind = type(value).__base__ if hasattr(value, "tracker") else type(value)
+    if kind is dict:
+        return {key: _copied(item, copies) for key, item in value.items()}
+    if kind in (list, tuple, set):
+        return kind(_copied(item, copies) for item in value)
+    if isinstance(value, types.MethodType):
+        # A method of the metric itself becomes the copy's.
+        owner = copies.get(id(value.__self__), value.__self__)
+        return types.MethodType(value.__func__, owner)
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        if any(id(content) in copies for content in cells):
+            raise TypeError(f"{value!r} is bound to one metric.")
+        return value
+    if isinstance(value, (types.ModuleType, keras.Layer, keras.Loss)):
+        return value
+    return copy.deepcopy(value, copies)
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")

@@ -71,7 +71,10 @@ class ConfidentKnowledge(Configured):
             `(batch, sources)`, 0 or 1, no gradient.
         """
         unsure = functional.uncertainty(
-            ops.stop_gradient(batch.needed("knowledge", self)), self.measure
+            ops.stop_gradient(
+                functional.at_least_float32(batch.needed("knowledge", self))
+            ),
+            self.measure,
         )
         threshold = ops.cast(threshold_of(batch, self), unsure.dtype)
         return ops.cast(unsure < threshold, unsure.dtype)

@@ -72,7 +72,9 @@ class MostConfidentShare(Configured):
             `(batch, sources)`, 0 or 1, no gradient. Shares are of the
             examples that a replica sees.
         """
-        log_probs = ops.stop_gradient(batch.needed("knowledge", self))
+        log_probs = ops.stop_gradient(
+            functional.at_least_float32(batch.needed("knowledge", self))
+        )
         threshold = threshold_of(batch, self)
         uncertainty = functional.uncertainty(log_probs, self.measure)
         dtype = uncertainty.dtype
