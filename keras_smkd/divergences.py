@@ -27,8 +27,9 @@ _HIGH_TEMPERATURE = 10.0
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
 class KullbackLeibler(Configured):
-    """`D(q, p) = KL(q^T || p^T)`, times `T^2` over all.
+    """The Kullback-Leibler divergence, at a temperature.
 
+    `D(q, p) = KL(q^T || p^T)`, and the sum over the learners times `T^2`.
     `q^T` and `p^T` are the distributions at temperature `T`. The factor `T^2`
     keeps the gradient's size when the temperature changes, as Hinton et al.
     have it; FitNets and others leave it out.
@@ -105,9 +106,10 @@ class KullbackLeibler(Configured):
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
 class SquaredError(Configured):
-    """`D(q, p) = 1/classes * sum_c (q_c - p_c)^2`, of probabilities.
+    """The mean squared error of probabilities.
 
-    The consistency cost of Mean Teacher and of Temporal Ensembling.
+    `D(q, p) = 1/classes * sum_c (q_c - p_c)^2`. The consistency cost of Mean
+    Teacher and of Temporal Ensembling.
 
     Example:
 
@@ -144,10 +146,11 @@ class SquaredError(Configured):
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
 class LogitSquaredError(Configured):
-    """`D(q, p) = 1/2 * sum_c (z_c(q) - z_c(p))^2`, of logits.
+    """The squared error of logits.
 
-    The regression of a teacher's logits. Of knowledge that is averaged, or of
-    peers that put out probabilities, the logits are log-probabilities.
+    `D(q, p) = 1/2 * sum_c (z_c(q) - z_c(p))^2`. The regression of a teacher's
+    logits. Of knowledge that is averaged, or of peers that put out
+    probabilities, the logits are log-probabilities.
 
     Example:
 

@@ -36,7 +36,14 @@ def train(model_class, places, weights=None, start=lambda model: None):
         [linear(kernel_regularizer="l2"), functional_net()],
         target=keras_smkd.targets.TemporalEnsembling(SIZE),
         selection=keras_smkd.selection.ConfidentKnowledge(),
-        gate=keras_smkd.selection.LabelGate(0.5),
+        gate=keras_smkd.gates.LabelGate(0.5),
+        knowledge=keras_smkd.knowledge.Several(
+            [
+                keras_smkd.knowledge.PeerPredictions(),
+                keras_smkd.knowledge.AveragedPeers(0.8),
+                keras_smkd.knowledge.PastPredictions(SIZE),
+            ]
+        ),
     )
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9),

@@ -68,13 +68,15 @@ def half_predictions(batch):
 
 def total_variation(batch):
     """A divergence that is a function, of knowledge on its routes."""
-
-    def distance(learner, source):
-        known = keras.ops.exp(batch.knowledge[:, source])
-        own = keras.ops.exp(batch.log_probs[:, learner])
-        return 0.5 * keras.ops.sum(keras.ops.abs(known - own), axis=-1)
-
-    return divergences.pairwise(batch, distance)
+    known = keras.ops.exp(batch.knowledge)[:, None]
+    own = keras.ops.exp(batch.log_probs)[:, :, None]
+    distance = 0.5 * keras.ops.sum(keras.ops.abs(known - own), axis=-1)
+    weights = keras.ops.cast(batch.routes, distance.dtype)
+    if batch.selected is not None:
+        weights = weights * keras.ops.cast(
+            batch.selected[:, None], distance.dtype
+        )
+    return keras.ops.sum(weights * distance, axis=-1)
 
 
 def sharper_mean(batch):

@@ -28,6 +28,9 @@ ARGUMENTS = {
     "ProSelfLC": {"sharpness": 4.0, "trust": "global", "target_gradient": True},
     "TemporalEnsembling": {"num_examples": 7, "momentum": 0.9, "trust": 0.25},
     "JointOptimizationLabels": {"num_examples": 7, "start": 0.5, "window": 3},
+    "PastPredictions": {"num_examples": 7, "routes": "others"},
+    "FeatureConcatenation": {"tap": "maps"},
+    "FeatureFusion": {"tap": "maps", "filters": 3},
     "SelectionRate": {"threshold": 0.2},
     "ExpectedCalibrationError": {"num_bins": 7},
     **{
@@ -40,8 +43,16 @@ ARGUMENTS = {
         )
     },
 }
-# These need peers or losses: tested with the model, and with the losses.
-CONFIGURED_ELSEWHERE = {"SelectiveMutualDistillation", "ActivePassive"}
+# These need peers, losses or sources: tested with the model, the losses and
+# the sources of knowledge.
+CONFIGURED_ELSEWHERE = {
+    "ActivePassive",
+    "PeerLearning",
+    "PermutedKnowledge",
+    "SelectiveMutualDistillation",
+    "Several",
+    "Teacher",
+}
 
 FRAMEWORKS = {
     "tensorflow",

@@ -41,7 +41,7 @@ class LabelGate(Configured):
     >>> batch = Batch(
     ...     labels=[[0.0, 1.0]],
     ...     knowledge=ops.log([[[0.9, 0.1], [0.8, 0.2]]]),
-    ...     routes=to_others(2),
+    ...     routes=np.array([[0.0, 1.0], [1.0, 0.0]]),
     ...     selected=[[1.0, 0.0]],
     ... )
     >>> LabelGate()(batch)

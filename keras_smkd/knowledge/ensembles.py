@@ -153,9 +153,10 @@ class GeneralEnsemble(StatefulPart):
     Example:
 
     >>> ensemble = GeneralEnsemble()
-    >>> ensemble.prepare(peers=(first, second), num_classes=2)
-    >>> ensemble(Batch(logits=ops.convert_to_tensor([[[1.0, 0.], [3.0, 0.]]])))
-    Knowledge(logits=[[[2.0, 0.0]]], ...)
+    >>> ensemble.prepare(peers=[None, None], num_classes=2)
+    >>> batch = Batch(logits=ops.convert_to_tensor([[[1.0, 0], [3.0, 0]]]))
+    >>> ensemble(batch).logits
+    [[[2.0, 0.0]]]
 
     Reference:
         Guo et al., 2020, "Online Knowledge Distillation via Collaborative

@@ -115,7 +115,11 @@ class Several(StatefulPart):
 
 
 def parts_of(knowledge: Any) -> list[Any]:
-    """Return a part of knowledge and those that it holds (`sources`)."""
+    """Return a part of knowledge and those that it holds (its `sources`).
+
+    Args:
+        knowledge: Part, or `None`.
+    """
     if knowledge is None:
         return []
     held = getattr(knowledge, "sources", ())
