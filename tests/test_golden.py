@@ -4,6 +4,7 @@ import json
 
 import golden_estimators
 import golden_losses
+import golden_mixture
 import golden_noise
 import golden_revision
 import golden_targets
@@ -15,6 +16,7 @@ import pytest
 COVERED = {
     **golden_estimators.PARTS,
     **golden_losses.PARTS,
+    **golden_mixture.PARTS,
     **golden_noise.PARTS,
     **golden_revision.PARTS,
     **golden_targets.PARTS,
