@@ -24,6 +24,9 @@ from keras_smkd.batch import is_to_others
 # Above it, the fast form of the Kullback-Leibler divergence loses digits.
 _HIGH_TEMPERATURE = 10.0
 
+# Of early-learning regularisation, from the authors' code.
+LOWEST_PROBABILITY = 1e-4
+
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
 class KullbackLeibler(Configured):
@@ -175,6 +178,50 @@ class LogitSquaredError(Configured):
         )
 
 
+@keras.saving.register_keras_serializable(package="keras_smkd")
+class EarlyLearning(Configured):
+    """`D(q, p) = log(1 - sum_c q_c p_c)`, which grows as `p` leaves `q`.
+
+    The regulariser of early-learning regularisation. It is 0 where `q` and `p`
+    share no class, and below 0 elsewhere; its gradient draws `p` to the class
+    that `q` is sure of, and holds it there against a wrong label. As in the
+    authors' code, `p` is clipped to [1e-4, 1 - 1e-4], which keeps it above
+    log(1e-4) and ends its gradient there; the paper does not clip. Give it a
+    `keras_smkd.knowledge.EarlyPredictions`.
+
+    Example:
+
+    >>> batch = Batch(
+    ...     log_probs=ops.log([[[0.25, 0.75]]]),
+    ...     knowledge=ops.log([[[0.5, 0.5]]]),
+    ...     routes=np.ones((1, 1)),
+    ... )
+    >>> EarlyLearning()(batch)
+    [[-0.693147]]
+
+    Reference:
+        Liu et al., 2020, "Early-Learning Regularization Prevents Memorization
+        of Noisy Labels". https://arxiv.org/abs/2007.00151
+    """
+
+    factor = 1.0
+
+    def __call__(self, batch: Batch) -> Any:
+        """Return `(batch, learners)`, at most 0."""
+        probs = ops.clip(
+            ops.exp(batch.needed("log_probs", self)),
+            LOWEST_PROBABILITY,
+            1.0 - LOWEST_PROBABILITY,
+        )
+        knowledge = ops.exp(batch.needed("knowledge", self))
+        return pairwise(
+            batch,
+            lambda i, k: ops.log(
+                1.0 - ops.sum(knowledge[:, k] * probs[:, i], axis=-1)
+            ),
+        )
+
+
 def pairwise(batch: Batch, distance: Callable[[int, int], Any]) -> Any:
     """Return the sums of a distance over each learner's routes.
 
@@ -220,6 +267,7 @@ def _knowledge_logits(batch: Batch, part: Any) -> Any:
 
 
 KNOWN = {
+    "early_learning": EarlyLearning,
     "kullback_leibler": KullbackLeibler,
     "squared_error": SquaredError,
     "logit_squared_error": LogitSquaredError,
@@ -230,8 +278,9 @@ def get(divergence: Any) -> Any:
     """Return a divergence from its name or from itself.
 
     Args:
-        divergence: `"kullback_leibler"`, `"squared_error"`,
-            `"logit_squared_error"`, or a callable of the batch.
+        divergence: `"early_learning"`, `"kullback_leibler"`,
+            `"logit_squared_error"`, `"squared_error"`, or a callable of the
+            batch.
 
     Raises:
         ValueError: if a name is not known.
