@@ -180,13 +180,15 @@ class LogitSquaredError(Configured):
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
 class EarlyLearning(Configured):
-    """`D(q, p) = log(1 - sum_c q_c p_c)`, which grows as `p` leaves `q`.
+    """The regulariser of early-learning regularisation.
 
-    The regulariser of early-learning regularisation. It is 0 where `q` and `p`
-    share no class, and below 0 elsewhere; its gradient draws `p` to the class
-    that `q` is sure of, and holds it there against a wrong label. As in the
-    authors' code, `p` is clipped to [1e-4, 1 - 1e-4], which keeps it above
-    log(1e-4) and ends its gradient there; the paper does not clip. Give it a
+    `D(q, p) = log(1 - sum_c q_c p_c)`
+
+    It is 0 where `q` and `p` share no class, and below 0 elsewhere; its
+    gradient draws `p` to the class that `q` is sure of, and holds it there
+    against a wrong label. As in the authors' code, `p` is clipped to
+    [1e-4, 1 - 1e-4], which keeps the divergence at log(1e-4) or above and
+    ends its gradient there; the paper does not clip. Give it a
     `keras_smkd.knowledge.EarlyPredictions`.
 
     Example:
