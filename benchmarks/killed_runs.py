@@ -33,7 +33,9 @@ def make_model():
         for seed in (None, 3)
     ]
     model = keras_smkd.SelectiveMutualDistillation(
-        peers, target=keras_smkd.targets.TemporalEnsembling(EXAMPLES)
+        peers,
+        target=keras_smkd.targets.TemporalEnsembling(EXAMPLES),
+        knowledge=keras_smkd.knowledge.AveragedPeers(0.9),
     )
     steps = EPOCHS * EXAMPLES // BATCH
     decay = keras.optimizers.schedules.CosineDecay(0.1, steps)

@@ -24,6 +24,9 @@ from keras_smkd.batch import is_to_others
 # Above it, the fast form of the Kullback-Leibler divergence loses digits.
 _HIGH_TEMPERATURE = 10.0
 
+# Of early-learning regularisation, from the authors' code.
+LOWEST_PROBABILITY = 1e-4
+
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
 class KullbackLeibler(Configured):
@@ -182,6 +185,53 @@ class LogitSquaredError(Configured):
         )
 
 
+@keras.saving.register_keras_serializable(package="keras_smkd")
+class EarlyLearning(Configured):
+    """The regulariser of early-learning regularisation.
+
+    `D(q, p) = log(1 - sum_c q_c p_c)`
+
+    It is 0 where `q` and `p` share no class, and below 0 elsewhere; its
+    gradient draws `p` to the class that `q` is sure of, and holds it there
+    against a wrong label. As in the authors' code, `p` is clipped to
+    [1e-4, 1 - 1e-4], which keeps the divergence at log(1e-4) or above and
+    ends its gradient there; the paper does not clip. Give it a
+    `keras_smkd.knowledge.EarlyPredictions`.
+
+    Example:
+
+    >>> batch = Batch(
+    ...     log_probs=ops.log([[[0.25, 0.75]]]),
+    ...     knowledge=ops.log([[[0.5, 0.5]]]),
+    ...     routes=np.ones((1, 1)),
+    ... )
+    >>> EarlyLearning()(batch)
+    [[-0.693147]]
+
+    Reference:
+        Liu et al., 2020, "Early-Learning Regularization Prevents Memorization
+        of Noisy Labels". https://arxiv.org/abs/2007.00151
+    """
+
+    factor = 1.0
+
+    def __call__(self, batch: Batch) -> Any:
+        """Return `(batch, learners)`, at most 0."""
+        batch.needed("routes", self)
+        probs = ops.clip(
+            ops.exp(batch.needed("log_probs", self)),
+            LOWEST_PROBABILITY,
+            1.0 - LOWEST_PROBABILITY,
+        )
+        knowledge = ops.exp(batch.needed("knowledge", self))
+        return pairwise(
+            batch,
+            knowledge,
+            probs,
+            lambda known, own: ops.log(1.0 - ops.sum(known * own, axis=-1)),
+        )
+
+
 def pairwise(
     batch: Batch,
     knowledge: Any,
@@ -237,6 +287,7 @@ KNOWN = {
     "kullback_leibler": KullbackLeibler,
     "squared_error": SquaredError,
     "logit_squared_error": LogitSquaredError,
+    "early_learning": EarlyLearning,
 }
 
 
@@ -244,8 +295,9 @@ def get(divergence: Any) -> Any:
     """Return a divergence from its name or from itself.
 
     Args:
-        divergence: `"kullback_leibler"`, `"squared_error"`,
-            `"logit_squared_error"`, or a callable of the batch.
+        divergence: `"early_learning"`, `"kullback_leibler"`,
+            `"logit_squared_error"`, `"squared_error"`, or a callable of the
+            batch.
 
     Raises:
         ValueError: if a name is not known.

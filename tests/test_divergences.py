@@ -217,9 +217,11 @@ def test_a_constant_on_the_logits_changes_nothing(rng, own, temperature):
 def test_equal_predictions_teach_nothing(own, temperature):
     divergence = divergences.KullbackLeibler(temperature)
     values, slopes = both_of(divergence, own, own, to_itself(3))
-    atol = 1e-6 if temperature <= 10 else 1e-8
-    np.testing.assert_allclose(values, 0.0, atol=atol)
-    np.testing.assert_allclose(slopes, 0.0, atol=atol / temperature)
+    low = temperature <= 10
+    np.testing.assert_allclose(values, 0.0, atol=1e-6 if low else 1e-8)
+    # The logits over `T` may differ by a rounding, compiled or not.
+    atol = (1e-6 if low else 1e-7) / temperature
+    np.testing.assert_allclose(slopes, 0.0, atol=atol)
 
 
 @each_temperature

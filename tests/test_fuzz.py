@@ -91,7 +91,8 @@ class SmallFeatures:
     taps = ("hidden",)
 
     def __call__(self, batch):
-        found = batch.features["hidden"]
+        # In half precision a square is soon infinite.
+        found = [keras.ops.cast(f, "float32") for f in batch.features["hidden"]]
         return sum(keras.ops.mean(keras.ops.square(f), -1) for f in found)
 
 
@@ -239,8 +240,10 @@ def fitting(case):
         case["schedule"] = None
     if isinstance(case["gate"], gates.LabelGate) and selects_all(case):
         case["gate"] = None
-    if case["knowledge"] == "none" and case["selective"]:
+    if case["knowledge"] == "none":
         case["selective"] = False
+        if case["feature_loss"] is None:
+            case["supervised_weight"] = 1.0
     # Far from the label, a step of gradient descent goes too far.
     if isinstance(case["divergence"], divergences.LogitSquaredError):
         case["scale"] = min(case["scale"], 1.0)

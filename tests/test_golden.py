@@ -7,6 +7,7 @@ import golden_fusion
 import golden_knowledge
 import golden_knowledge_ensembles
 import golden_losses
+import golden_mixture
 import golden_noise
 import golden_revision
 import golden_targets
@@ -21,6 +22,7 @@ COVERED = {
     **golden_knowledge.PARTS,
     **golden_knowledge_ensembles.PARTS,
     **golden_losses.PARTS,
+    **golden_mixture.PARTS,
     **golden_noise.PARTS,
     **golden_revision.PARTS,
     **golden_targets.PARTS,

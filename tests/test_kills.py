@@ -175,58 +175,112 @@ def test_what_a_backup_restored_is_forgotten_by_the_next_fit(
 
 
 @pytest.mark.parametrize("epoch", [0, 2])
-def test_weights_from_inside_an_epoch_are_refused(training, tmp_path, epoch):
-    message = (
+def test_a_backup_from_inside_an_epoch_is_refused(training, tmp_path, epoch):
+    freq = STEPS * epoch + 2
+    training.stop(backup_in(tmp_path, save_freq=freq), StopAt(epoch, 1))
+    with pytest.raises(ValueError, match=inside(epoch)):
+        training.begin(backup_in(tmp_path))
+    assert training.model.epoch == epoch
+
+
+def inside(epoch):
+    return (
         f"must go on from the end of an epoch.*after {epoch} whole ones.*"
         f"save_freq='epoch'.*`model.set_epoch.{epoch}.`"
     )
-    freq = STEPS * epoch + 2
-    training.stop(backup_in(tmp_path, save_freq=freq), StopAt(epoch, 1))
-    with pytest.raises(ValueError, match=message):
-        training.begin(backup_in(tmp_path))
+
+
+def test_weights_from_inside_an_epoch_do_not_go_on(training, tmp_path):
+    backup = backup_in(tmp_path, save_freq=STEPS * 2 + 2)
+    training.stop(backup, StopAt(2, 1))
     saved = tmp_path / "backup" / "latest.weights.h5"
-    with pytest.raises(ValueError, match=message):
-        training.begin(weights=saved, initial_epoch=epoch)
-    assert training.model.epoch == epoch
+    with pytest.raises(ValueError, match=inside(2)):
+        training.begin(weights=saved, initial_epoch=2)
+    assert training.model.epoch == 2
+    # Unless the batches are to come again.
     training.model.load_weights(saved)
-    training.model.set_epoch(epoch)
-    training.model.fit(*training.arguments, initial_epoch=epoch, **FIT)
-    assert training.model.epoch == EPOCHS
-
-
-def test_loaded_weights_go_on_where_they_stand(training, tmp_path):
-    path = tmp_path / "model.keras"
-    whole = training.begin(keras.callbacks.ModelCheckpoint(path))
-    model = keras.saving.load_model(path)
-    assert model.epoch == EPOCHS
-    with pytest.raises(
-        ValueError,
-        match=r"`initial_epoch` must be 4, .*or 0.*Received: initial_epoch=3"
-        r".*`model.set_epoch\(3\)`",
-    ):
-        model.fit(*training.arguments, initial_epoch=3, **FIT)
-    model.set_epoch(3)
-    model.fit(*training.arguments, initial_epoch=3, **FIT)
-    assert (model.epoch, model.step) == (4, 15)
-    # A training of its own begins from any weights, and knows its own place.
-    assert training.begin(weights=path) == whole
+    training.model.set_epoch(2)
     training.model.fit(*training.arguments, initial_epoch=2, **FIT)
+    assert training.model.epoch == EPOCHS
+    assert training.model.step == EPOCHS * STEPS
+    # Trainings of their own may begin with them.
+    assert training.begin(weights=saved) == {0: 3, 1: 6, 2: 9, 3: 12}
+    assert training.begin(weights=saved, initial_epoch=3) == {3: 12}
+
+
+def test_weights_from_inside_the_first_epoch_may_begin_anew(training, tmp_path):
+    training.stop(backup_in(tmp_path, save_freq=2), StopAt(0, 1))
+    saved = tmp_path / "backup" / "latest.weights.h5"
+    training.model.load_weights(saved)
+    assert (training.model.epoch, training.model.step) == (0, 2)
+    assert training.begin(weights=saved) == {0: 3, 1: 6, 2: 9, 3: 12}
+
+
+class Thresholds(keras.callbacks.Callback):
+    """Keeps the threshold after every batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.values.append(self.model.threshold)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 3])
+@pytest.mark.parametrize("says", [False, True])
+def test_loaded_weights_begin_at_the_epoch_that_is_given(
+    training, tmp_path, first, says
+):
+    path = tmp_path / "model.keras"
+    checkpoint = keras.callbacks.ModelCheckpoint(path)
+    training.begin(checkpoint, epochs=3)
+    model = keras.saving.load_model(path)
+    assert (model.epoch, model.step) == (3, 3 * STEPS)
+    if says:
+        model.set_epoch(first)
+        assert model.epoch == first
+    epochs, thresholds = Epochs(), Thresholds()
+    model.fit(
+        *training.arguments,
+        initial_epoch=first,
+        callbacks=[training.schedule, epochs, thresholds],
+        **FIT,
+    )
+    # Whatever the weights have seen, the schedule goes by the epochs.
+    assert epochs.steps == {e: (e + 1) * STEPS for e in range(first, EPOCHS)}
+    total = EPOCHS * STEPS
+    np.testing.assert_allclose(
+        thresholds.values,
+        [
+            training.schedule.value(step / total)
+            for step in range(first * STEPS, total)
+        ],
+        rtol=1e-6,
+    )
+    assert (model.epoch, model.step) == (EPOCHS, total)
+
+
+def test_an_epoch_is_a_number_of_epochs(training):
     for value, error in ((-1, ValueError), (1.5, TypeError)):
         with pytest.raises(error, match="`epoch` must be an integer"):
-            model.set_epoch(value)
+            training.model.set_epoch(value)
 
 
 def test_a_training_stopped_by_a_batch_stands_inside_its_epoch(
     training, tmp_path
 ):
+    seen = []
+
     def stop(batch, logs):
-        training.model.stop_training = batch == 1
+        seen.append(batch)
+        training.model.stop_training = len(seen) == STEPS + 2
 
     path = tmp_path / "inside.weights.h5"
     training.begin(keras.callbacks.LambdaCallback(on_train_batch_end=stop))
     training.model.save_weights(path)
-    with pytest.raises(ValueError, match="after 0 whole ones"):
-        training.begin(weights=path)
+    with pytest.raises(ValueError, match="after 1 whole ones"):
+        training.begin(weights=path, initial_epoch=1)
 
 
 def test_files_without_a_place_go_on_as_they_are_told(training, tmp_path):
@@ -235,7 +289,7 @@ def test_files_without_a_place_go_on_as_they_are_told(training, tmp_path):
     training.stop(backup_in(tmp_path), StopAt(2))
     saved = tmp_path / "backup" / "latest.weights.h5"
     with h5py.File(saved, "a") as file:
-        del file["vars/place"], file["vars/format"]
+        del file["vars/place"]
     assert list(training.begin(weights=saved, initial_epoch=2)) == [2, 3]
     assert_equal(training.state(), whole)
     assert list(training.begin(backup_in(tmp_path))) == [2, 3]

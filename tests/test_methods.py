@@ -55,6 +55,12 @@ MODELS = {
         lambda: methods.temporal_ensembling(net(), SIZE),
         DISTILLED,
     ),
+    "m_correction": (lambda: methods.m_correction(net(), SIZE), set()),
+    "early_learning": (
+        lambda: methods.early_learning(net(), SIZE),
+        DISTILLED,
+    ),
+    "divide_mix": (lambda: methods.divide_mix([net(), net()], SIZE), set()),
     "distillation": (lambda: methods.distillation(net(), mlp()), DISTILLED),
     "logit_matching": (
         lambda: methods.logit_matching(net(), [mlp(), mlp()]),
@@ -114,7 +120,9 @@ def test_each_trains_and_goes_on_from_its_file(name, data, tmp_path):
 
 
 def test_every_method_is_tried_here():
-    tried = {name.split("_")[0] for name in MODELS} | {"born"}
+    tried = {name.split("_")[0] for name in MODELS}
+    # These run a loop, and the last is what one of them returns.
+    tried |= {"born", "iterative", "CrossValidation"}
     assert {name.split("_")[0] for name in methods.__all__} == tried
 
 
@@ -150,6 +158,18 @@ def test_the_defaults_are_the_papers():
     assert model.knowledge.momentum == 0.6
     assert model.distillation_weight.end == pytest.approx(3.0)
     assert model.distillation_weight.length == pytest.approx(80 / 300)
+
+    model = methods.early_learning(net(), SIZE)
+    assert model.knowledge.momentum == 0.7
+    assert model.knowledge.routes == "itself"
+    assert model.divergence == divergences.EarlyLearning()
+    assert model.distillation_weight == 3.0
+
+    model = methods.m_correction(net(), SIZE)
+    assert model.target.hard and model.target.num_examples == SIZE
+
+    model = methods.divide_mix([net(), net()], SIZE)
+    assert model.target.temperature == model.target.threshold == 0.5
 
     model = methods.teacher_free(net(), net())
     assert model.divergence == divergences.KullbackLeibler(6.0)
@@ -300,6 +320,12 @@ def test_confidence_weights_count_in_training(data):
         ),
         (lambda: methods.mean_teacher(net(), momentum=1.0), r"in \[0, 1\)"),
         (lambda: methods.smkd_static([net()]), "two models or more"),
+        (lambda: methods.divide_mix([net()], 8), "two models or more"),
+        (lambda: methods.m_correction(net(), 0), "integer >= 1"),
+        (
+            lambda: methods.early_learning(net(), 8, weight=-1),
+            "`weight` must be",
+        ),
     ],
 )
 def test_bad_arguments_are_named(call, message):

@@ -52,6 +52,7 @@ MADE = {
         lambda: divergences.KullbackLeibler(4.0),
         lambda: divergences.KullbackLeibler(4.0, scaled=False),
     ],
+    divergences.EarlyLearning: [divergences.EarlyLearning],
     divergences.LogitSquaredError: [divergences.LogitSquaredError],
     divergences.SquaredError: [divergences.SquaredError],
     gates.LabelGate: [
@@ -77,6 +78,10 @@ MADE = {
     ],
     knowledge.MinLogitEnsemble: [knowledge.MinLogitEnsemble],
     knowledge.NaiveEnsemble: [knowledge.NaiveEnsemble],
+    knowledge.EarlyPredictions: [
+        lambda: knowledge.EarlyPredictions(7),
+        lambda: knowledge.EarlyPredictions(8, 0.5, "others", dtype="float16"),
+    ],
     knowledge.PastPredictions: [
         lambda: knowledge.PastPredictions(7),
         lambda: knowledge.PastPredictions(8, 0.5, "others", dtype="float16"),
@@ -159,6 +164,14 @@ MADE = {
     targets.SoftBootstrapping: [
         targets.SoftBootstrapping,
         lambda: targets.SoftBootstrapping(0.5, target_gradient=False),
+    ],
+    targets.CoRefinement: [
+        lambda: targets.CoRefinement(7),
+        lambda: targets.CoRefinement(7, 0.25, 0.75),
+    ],
+    targets.MixtureBootstrapping: [
+        lambda: targets.MixtureBootstrapping(7),
+        lambda: targets.MixtureBootstrapping(7, hard=False),
     ],
     targets.TemporalEnsembling: [
         lambda: targets.TemporalEnsembling(7),

@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_smkd._config import part_of
 from keras_smkd.batch import Knowledge
+from keras_smkd.knowledge.early import EarlyPredictions
 from keras_smkd.knowledge.ensembles import GeneralEnsemble
 from keras_smkd.knowledge.ensembles import LinearEnsemble
 from keras_smkd.knowledge.ensembles import MinLogitEnsemble
@@ -48,6 +49,7 @@ def get(knowledge: Any) -> Any:
 
 __all__ = [
     "AveragedPeers",
+    "EarlyPredictions",
     "FusedClassifier",
     "GeneralEnsemble",
     "Knowledge",

@@ -13,7 +13,9 @@ from keras_smkd.targets.bootstrapping import HardBootstrapping
 from keras_smkd.targets.bootstrapping import SoftBootstrapping
 from keras_smkd.targets.memory import JointOptimizationLabels
 from keras_smkd.targets.memory import TemporalEnsembling
+from keras_smkd.targets.mixture import MixtureBootstrapping
 from keras_smkd.targets.proselflc import ProSelfLC
+from keras_smkd.targets.refinement import CoRefinement
 from keras_smkd.targets.smoothing import LabelSmoothing
 from keras_smkd.targets.smoothing import VirtualTeacher
 
@@ -42,9 +44,11 @@ def get(target: Any) -> Any:
 
 
 __all__ = [
+    "CoRefinement",
     "HardBootstrapping",
     "JointOptimizationLabels",
     "LabelSmoothing",
+    "MixtureBootstrapping",
     "ProSelfLC",
     "SoftBootstrapping",
     "TemporalEnsembling",

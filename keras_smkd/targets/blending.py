@@ -59,3 +59,21 @@ def corrected_targets(
     if not target_gradient:
         predictions = ops.stop_gradient(predictions)
     return (1.0 - trust) * labels + trust * predictions
+
+
+def likeliest(predictions: Any) -> Any:
+    """Return the likeliest class of each prediction, one-hot.
+
+    Of equal largest values the first counts. It carries no gradient.
+
+    Args:
+        predictions: `(..., classes)`, probabilities or their logarithms.
+
+    Returns:
+        The shape and dtype of `predictions`.
+    """
+    return ops.one_hot(
+        ops.argmax(predictions, axis=-1),
+        predictions.shape[-1],
+        dtype=predictions.dtype,
+    )

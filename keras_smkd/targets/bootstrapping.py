@@ -9,6 +9,7 @@ from keras_smkd import _checks
 from keras_smkd._config import Configured
 from keras_smkd.batch import Batch
 from keras_smkd.targets.blending import corrected_targets
+from keras_smkd.targets.blending import likeliest
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
@@ -95,12 +96,8 @@ class HardBootstrapping(Configured):
         Returns:
             `(batch, learners, classes)`, rows sum to 1.
         """
-        predictions = ops.exp(batch.needed("log_probs", self))
-        predicted = ops.one_hot(
-            ops.argmax(predictions, axis=-1),
-            predictions.shape[-1],
-            dtype=predictions.dtype,
-        )
         return corrected_targets(
-            batch.needed("labels", self), predicted, 1.0 - self.beta
+            batch.needed("labels", self),
+            likeliest(ops.exp(batch.needed("log_probs", self))),
+            1.0 - self.beta,
         )
