@@ -47,6 +47,7 @@ def own_knowledge(batch):
 
 # From a class to ways of making it, each another configuration.
 MADE = {
+    divergences.EarlyLearning: [divergences.EarlyLearning],
     divergences.KullbackLeibler: [
         lambda: divergences.KullbackLeibler(),
         lambda: divergences.KullbackLeibler(4.0),
@@ -65,6 +66,10 @@ MADE = {
         knowledge.AveragedPeers,
         lambda: knowledge.AveragedPeers(0.9, routes="others"),
         lambda: knowledge.AveragedPeers(0.9, routes=[[0.0, 1.0], [0.5, 0.0]]),
+    ],
+    knowledge.EarlyPredictions: [
+        lambda: knowledge.EarlyPredictions(7),
+        lambda: knowledge.EarlyPredictions(8, 0.5, "others", dtype="float16"),
     ],
     knowledge.FusedClassifier: [
         knowledge.FusedClassifier,
@@ -144,6 +149,10 @@ MADE = {
         lambda: selection.MostConfidentShare(half_as_unsure),
         lambda: selection.MostConfidentShare(threshold=squared),
     ],
+    targets.CoRefinement: [
+        lambda: targets.CoRefinement(7),
+        lambda: targets.CoRefinement(7, temperature=1.0, threshold=0.25),
+    ],
     targets.HardBootstrapping: [
         targets.HardBootstrapping,
         lambda: targets.HardBootstrapping(0.5),
@@ -156,6 +165,10 @@ MADE = {
         targets.LabelSmoothing,
         lambda: targets.LabelSmoothing(0.1, over="others"),
         lambda: targets.LabelSmoothing(0.2),
+    ],
+    targets.MixtureBootstrapping: [
+        lambda: targets.MixtureBootstrapping(7),
+        lambda: targets.MixtureBootstrapping(7, hard=False),
     ],
     targets.ProSelfLC: [
         targets.ProSelfLC,
