@@ -29,6 +29,7 @@ import measuring
 import numpy as np
 from keras import ops
 
+from keras_smkd import Batch
 from keras_smkd import functional
 from keras_smkd.selection import ConfidentKnowledge
 
@@ -52,7 +53,7 @@ def cross_entropy(logits, labels):
 
 def whole(logits, labels):
     log_probs = functional.log_probabilities(logits)
-    selected = ConfidentKnowledge()(ops.stop_gradient(log_probs), 0.9)
+    selected = ConfidentKnowledge()(Batch(knowledge=log_probs, threshold=0.9))
     divergences = functional.mutual_distillation(log_probs, selected)
     return cross_entropy(logits, labels) + ops.mean(ops.sum(divergences, 1))
 

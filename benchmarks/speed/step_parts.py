@@ -49,10 +49,10 @@ def network():
     )
 
 
-def forgetful(labels, predictions, progress):
+def forgetful(batch):
     """Correct as `TemporalEnsembling` does, by the predictions of now."""
-    progress = ops.cast(progress, labels.dtype)
-    return (1.0 - progress) * labels + progress * predictions
+    predictions = ops.stop_gradient(ops.exp(batch.log_probs))
+    return targets.corrected_targets(batch.labels, predictions, batch.progress)
 
 
 class Counted(keras_smkd.SelectiveMutualDistillation):
