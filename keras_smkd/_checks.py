@@ -63,14 +63,34 @@ def _range(low: float, high: float, strict: bool) -> str:
     return "a finite number"
 
 
-def fraction(name: str, value: Any) -> float:
+def fraction(name: str, value: Any, *, advice: str = "") -> float:
     """Return `value` as a float, or raise if it is not in [0, 1)."""
     result = number(name, value)
     if not 0.0 <= result < 1.0:
         raise ValueError(
-            f"`{name}` must be in [0, 1). Received: {name}={value!r}."
+            f"`{name}` must be in [0, 1). "
+            f"Received: {name}={value!r}.{' ' + advice if advice else ''}"
         )
     return result
+
+
+def fraction_or_schedule(name: str, value: Any, *, advice: str = "") -> Any:
+    """Return a number in [0, 1) as a float, or a schedule of such numbers.
+
+    Args:
+        name: The argument's name, for the message.
+        value: Number, or `progress -> number`; it is tried at five places.
+        advice: A closing sentence that says what to do instead.
+
+    Raises:
+        TypeError: if it is neither.
+        ValueError: if a value is out of range.
+    """
+    if not callable(value):
+        return fraction(name, value, advice=advice)
+    for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
+        fraction(f"{name}({progress})", float(value(progress)), advice=advice)
+    return value
 
 
 def number_or_schedule(name: str, value: Any, *, minimum: float) -> Any:

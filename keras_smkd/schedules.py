@@ -186,6 +186,84 @@ class Piecewise(_Schedule):
         return ops.take(ops.cast(self.values, progress.dtype), piece)
 
 
+@keras.saving.register_keras_serializable(package="keras_smkd")
+class ForgetRate(_Schedule):
+    """The share of examples that Co-teaching drops, which grows and stays.
+
+    With `e = t * epochs`, the epochs done, and `T_k = ramp * epochs`:
+
+        value(t) = min(rate * e^exponent / T_k, rate)            "paper"
+        value(t) = rate^exponent * e / (T_k - 1)  while e < T_k  "code"
+                   rate                           afterwards
+
+    The paper's form needs no `epochs` while the exponent is 1, where it is a
+    straight line. The code's counts whole epochs from 0 (the authors' counter
+    is at 1 in their first epoch of training) and whole `T_k`. It ends one
+    epoch earlier, and jumps there unless the exponent is 1.
+
+    Args:
+        rate: Share dropped in the end (tau), in [0, 1): the noise rate, or a
+            guess of it.
+        ramp: Length of the ramp as a share of training, in [0, 1]; 0 is no
+            ramp. The paper's is 10 epochs of 200.
+        exponent: Curvature of the ramp (c), > 0.
+        form: `"paper"`, or `"code"` for the ramp with which the published
+            accuracies were measured.
+        epochs: Epochs in the whole training, for form `"code"` and for other
+            exponents than 1.
+
+    Example:
+
+    >>> schedule = ForgetRate(0.4, ramp=0.1)
+    >>> [round(schedule(t), 3) for t in (0.0, 0.05, 0.1, 1.0)]
+    [0.0, 0.2, 0.4, 0.4]
+
+    Reference:
+        Han et al., 2018, "Co-teaching: Robust Training of Deep Neural
+        Networks with Extremely Noisy Labels", section 4 and the authors'
+        code. https://arxiv.org/abs/1804.06872
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        ramp: float = 10 / 200,
+        exponent: float = 1.0,
+        form: str = "paper",
+        epochs: int | None = None,
+    ) -> None:
+        advice = "Give a fraction, not a percentage."
+        self.rate = _checks.fraction("rate", rate, advice=advice)
+        self.ramp = _checks.number("ramp", ramp, minimum=0.0, maximum=1.0)
+        self.exponent = _checks.number("exponent", exponent, above=0.0)
+        self.form = _checks.one_of("form", form, ("paper", "code"))
+        if epochs is not None:
+            epochs = _checks.integer("epochs", epochs, minimum=1)
+        elif form == "code" or self.exponent != 1.0:
+            raise ValueError(
+                "`epochs` must be given for a rate that goes by whole epochs "
+                "or their power. Received: epochs=None with form="
+                f"{form!r} and exponent={exponent}."
+            )
+        self.epochs = epochs
+
+    def __call__(self, progress: Any) -> Any:
+        progress = _checked(progress)
+        if self.ramp == 0.0:
+            return self.rate + 0.0 * progress
+        epochs = self.epochs or 1
+        if self.form == "paper":
+            done = (progress * epochs) ** self.exponent
+            return self.rate * _at_most_one(done / (self.ramp * epochs))
+        # A step's progress may be a little less than the epoch that it begins.
+        done = _floor(progress * epochs + 1e-4)
+        length = round(self.ramp * epochs)
+        rising = self.rate**self.exponent * done / max(length - 1, 1)
+        if isinstance(done, float):
+            return rising if done < length else self.rate
+        return ops.where(done < length, rising, self.rate)
+
+
 def _checked(progress: Any) -> Any:
     if isinstance(progress, (int, float)):
         return _checks.number("progress", progress, minimum=0.0, maximum=1.0)
@@ -207,3 +285,7 @@ def _exp(x: Any) -> Any:
 
 def _at_most_one(x: Any) -> Any:
     return min(x, 1.0) if isinstance(x, float) else ops.minimum(x, 1.0)
+
+
+def _floor(x: Any) -> Any:
+    return float(math.floor(x)) if isinstance(x, float) else ops.floor(x)

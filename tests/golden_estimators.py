@@ -90,55 +90,8 @@ def m_correction(case, tolerance):
     }
 
 
-def mentornet(case, tolerance):
-    """The weights of each of the five rules."""
-    given = case["hyperparameters"]
-    inputs = case["inputs"]
-    losses = np.asarray(inputs["loss"])
-    differences = np.asarray(inputs["loss_diff"])
-    # In float64, where 18 / 100 is the 0.18 of the threshold.
-    progress = np.asarray(inputs["epoch_percent"]).astype("float64") / 100
-    gamma = float(given["spcl_gamma"])
-    return {
-        "self_paced": estimators.self_paced_weights(differences),
-        "spcl_linear": estimators.linear_weights(differences, gamma),
-        "mentornet_pd": estimators.mentornet_pd_weights(
-            differences, progress, gamma
-        ),
-        "hard_example_mining": estimators.hard_example_weights(differences),
-        "focal": estimators.focal_weights(losses, float(given["focal_gamma"])),
-    }
-
-
-def co_teaching(case, tolerance):
-    """The forget rate, as in the paper and as in the authors' code."""
-    if "epochs" not in case["inputs"]:
-        return {}
-    given = case["hyperparameters"]
-    return {
-        name: np.array(
-            [
-                estimators.forget_rate(
-                    int(epoch),
-                    float(given["forget_rate"]),
-                    num_gradual=int(given["num_gradual"]),
-                    exponent=float(given["exponent"]),
-                    author_form=author_form,
-                )
-                for epoch in np.asarray(case["inputs"]["epochs"])
-            ]
-        )
-        for name, author_form in (
-            ("paper_rate", False),
-            ("official_rate", True),
-        )
-    }
-
-
 PARTS = {
     "dual_t": dual_t,
     "incv": incv,
     "m_correction": m_correction,
-    "mentornet": mentornet,
-    "co_teaching": co_teaching,
 }

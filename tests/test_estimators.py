@@ -352,54 +352,6 @@ def test_other_rate_errors():
         estimators.discard_ratio(0.4, maximum=-1)
 
 
-# The forget rate of Co-teaching.
-
-
-@pytest.mark.parametrize("exponent", [0.5, 1, 2])
-@pytest.mark.parametrize("num_gradual", [1, 2, 10])
-def test_forget_rate_equals_its_formulas(num_gradual, exponent):
-    rate = 0.3
-    ramp = np.linspace(0, rate**exponent, num_gradual)
-    for epoch in range(15):
-        paper = estimators.forget_rate(epoch, rate, num_gradual, exponent)
-        assert paper == pytest.approx(
-            min(rate * epoch**exponent / num_gradual, rate)
-        )
-        assert estimators.forget_rate(
-            epoch, rate, num_gradual, exponent, author_form=True
-        ) == pytest.approx(ramp[epoch] if epoch < num_gradual else rate)
-
-
-def test_forget_rate_limits():
-    for author_form in (False, True):
-        rates = [
-            estimators.forget_rate(np.int64(e), 0.2, author_form=author_form)
-            for e in range(30)
-        ]
-        assert rates[0] == 0.0
-        assert rates == sorted(rates)
-        assert rates[10:] == [0.2] * 20
-        assert estimators.forget_rate(5, 0.0, author_form=author_form) == 0.0
-    assert estimators.forget_rate(9, 0.2) == pytest.approx(0.18)
-    assert estimators.forget_rate(9, 0.2, author_form=True) == 0.2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"epoch": -1}, ValueError, "`epoch` must be an integer >= 0"),
-        ({"epoch": 1.5}, TypeError, "`epoch` must be an integer"),
-        ({"noise_rate": 20}, ValueError, "noise_rate=20. Give a fraction"),
-        ({"num_gradual": 0}, ValueError, "`num_gradual` must be .*>= 1"),
-        ({"exponent": 0}, ValueError, "`exponent` must be .* > 0"),
-        ({"author_form": 1}, TypeError, "`author_form` must be a bool.*=1 "),
-    ],
-)
-def test_forget_rate_errors(arguments, error, message):
-    with pytest.raises(error, match=message):
-        estimators.forget_rate(**{"epoch": 0, "noise_rate": 0.2, **arguments})
-
-
 # Mixtures of losses.
 
 
@@ -803,106 +755,6 @@ def test_gaussian_errors(arguments, error, message):
         )
 
 
-# The rules of MentorNet.
-
-
-@pytest.mark.parametrize("gamma", [0.5, 1.0, 3.0])
-def test_weights_equal_naive_loops(rng, gamma):
-    differences = np.r_[rng.normal(0.0, 1.0, 50), 0.0]
-    losses = np.r_[rng.gamma(1.0, 1.0, 50), 0.0]
-    np.testing.assert_array_equal(
-        estimators.self_paced_weights(differences),
-        [1.0 if d <= 0 else 0.0 for d in differences],
-    )
-    np.testing.assert_array_equal(
-        estimators.hard_example_weights(differences),
-        [1.0 if d >= 0 else 0.0 for d in differences],
-    )
-    np.testing.assert_allclose(
-        estimators.linear_weights(differences, gamma),
-        [min(max(1 - d / gamma, 0.0), 1.0) for d in differences],
-    )
-    np.testing.assert_allclose(
-        estimators.focal_weights(losses, gamma),
-        [(1 - math.exp(-x)) ** gamma for x in losses],
-        rtol=1e-9,
-    )
-
-
-def test_mentornet_pd_changes_its_rule_with_progress():
-    differences = [-1.0, 0.0, 0.25, 2.0]
-    rules = {
-        "all": [1.0, 1.0, 1.0, 1.0],
-        "self-paced": [1.0, 1.0, 0.0, 0.0],
-        "linear": [1.0, 1.0, 0.875, 0.0],
-    }
-    for progress, rule in (
-        (0.0, "all"),
-        (0.18, "all"),
-        (0.19, "self-paced"),
-        (0.89, "self-paced"),
-        (0.9, "linear"),
-        (1, "linear"),
-    ):
-        ours = estimators.mentornet_pd_weights(differences, progress, gamma=2.0)
-        assert ours.tolist() == rules[rule], progress
-        each = estimators.mentornet_pd_weights(
-            differences, np.full(4, progress), gamma=2.0
-        )
-        np.testing.assert_array_equal(each, ours)
-    mixed = estimators.mentornet_pd_weights([2.0, 2.0, 0.25], [0.1, 0.5, 0.95])
-    assert mixed.tolist() == [1.0, 0.0, 0.75]
-    # Warm-up goes first, and both borders are arguments.
-    ours = estimators.mentornet_pd_weights([0.25], 0.5, 1.0, 0.5, 0.4)
-    assert ours.tolist() == [1.0]
-    ours = estimators.mentornet_pd_weights([0.25], 0.5, 1.0, 0.3, 0.4)
-    assert ours.tolist() == [0.75]
-
-
-@pytest.mark.parametrize(
-    "weigh",
-    [
-        estimators.self_paced_weights,
-        estimators.hard_example_weights,
-        estimators.linear_weights,
-        estimators.focal_weights,
-        lambda values: estimators.mentornet_pd_weights(values, 0.5),
-    ],
-)
-def test_weights_keep_the_callers_array_and_refuse_what_is_none(weigh):
-    given = np.array([0.5, 0.0, 2.0], "float32")
-    ours = weigh(given)
-    assert ours.dtype == np.float64
-    np.testing.assert_array_equal(given, np.array([0.5, 0.0, 2.0], "float32"))
-    with pytest.raises(ValueError, match=r"must be 1-D.*shape \(\)"):
-        weigh(1.0)
-    with pytest.raises(ValueError, match=r"must be finite.*\[1\]=nan"):
-        weigh([0.0, np.nan])
-    with pytest.raises(TypeError, match="must be an array of real numbers"):
-        weigh([1j])
-
-
-def test_other_weight_errors():
-    with pytest.raises(ValueError, match=r"numbers >= 0.*losses\[0\]=-0\.1"):
-        estimators.focal_weights([-0.1])
-    for weigh in (estimators.focal_weights, estimators.linear_weights):
-        with pytest.raises(ValueError, match=r"`gamma` must be .* > 0"):
-            weigh([0.1], gamma=0.0)
-    pd = estimators.mentornet_pd_weights
-    with pytest.raises(ValueError, match=r"progress=18\.0\. Give a fraction"):
-        pd([0.1], 18)
-    with pytest.raises(ValueError, match=r"progress\[0\]=-0\.1"):
-        pd([0.1], -0.1)
-    with pytest.raises(ValueError, match=r"one per example, 3.*\(2,\)"):
-        pd([0.1, 0.2, 0.3], [0.1, 0.2])
-    with pytest.raises(ValueError, match=r"`gamma` must be .* > 0"):
-        pd([0.1], 0.0, gamma=-1.0)
-    with pytest.raises(ValueError, match=r"`warmup` must be in \[0, 1\]"):
-        pd([0.1], 0.5, warmup=18)
-    with pytest.raises(ValueError, match=r"`linear_start` must be in \[0, 1\]"):
-        pd([0.1], 0.5, linear_start=90)
-
-
 # The room.
 
 
@@ -913,7 +765,7 @@ def test_public_names_are_sorted_and_exist():
 
 
 @pytest.mark.parametrize(
-    "name", ["beta", "curricula", "gaussian", "matrices", "mixture", "rates"]
+    "name", ["beta", "gaussian", "matrices", "mixture", "rates"]
 )
 def test_docstring_examples(name):
     if name == "gaussian":

@@ -4,6 +4,7 @@ import json
 
 import golden_estimators
 import golden_fusion
+import golden_gates
 import golden_knowledge
 import golden_knowledge_ensembles
 import golden_losses
@@ -19,6 +20,7 @@ import pytest
 COVERED = {
     **golden_estimators.PARTS,
     **golden_fusion.PARTS,
+    **golden_gates.PARTS,
     **golden_knowledge.PARTS,
     **golden_knowledge_ensembles.PARTS,
     **golden_losses.PARTS,
@@ -30,7 +32,6 @@ COVERED = {
 
 NOT_COVERED = {
     "cdr": "no gradient rules yet",
-    "co_teaching_plus": "no selection of examples yet",
     "fitnets_hint": "no hints from features yet",
     "mc_dropout_uncertainty": "no uncertainty from several passes yet",
 }

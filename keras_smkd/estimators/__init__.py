@@ -1,4 +1,4 @@
-"""Estimates of label noise: matrices, rates, posteriors, weights.
+"""Estimates of label noise: matrices, rates, posteriors.
 
 Everything here is NumPy in and NumPy out, float64, and never touches a global
 random state.
@@ -6,11 +6,6 @@ random state.
 
 from keras_smkd.estimators.beta import beta_mixture_posterior
 from keras_smkd.estimators.beta import fit_beta_mixture
-from keras_smkd.estimators.curricula import focal_weights
-from keras_smkd.estimators.curricula import hard_example_weights
-from keras_smkd.estimators.curricula import linear_weights
-from keras_smkd.estimators.curricula import mentornet_pd_weights
-from keras_smkd.estimators.curricula import self_paced_weights
 from keras_smkd.estimators.gaussian import gaussian_mixture_posterior
 from keras_smkd.estimators.matrices import anchor_transition_matrix
 from keras_smkd.estimators.matrices import clean_set_transition_matrix
@@ -19,7 +14,6 @@ from keras_smkd.estimators.matrices import intermediate_transition_matrix
 from keras_smkd.estimators.mixture import BetaMixture
 from keras_smkd.estimators.rates import agreement_noise_rate
 from keras_smkd.estimators.rates import discard_ratio
-from keras_smkd.estimators.rates import forget_rate
 from keras_smkd.estimators.rates import matrix_noise_rate
 
 __all__ = [
@@ -31,13 +25,7 @@ __all__ = [
     "discard_ratio",
     "dual_t_transition_matrix",
     "fit_beta_mixture",
-    "focal_weights",
-    "forget_rate",
     "gaussian_mixture_posterior",
-    "hard_example_weights",
     "intermediate_transition_matrix",
-    "linear_weights",
     "matrix_noise_rate",
-    "mentornet_pd_weights",
-    "self_paced_weights",
 ]

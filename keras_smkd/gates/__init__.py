@@ -7,18 +7,29 @@ A gate is a callable of a `keras_smkd.batch.Batch` that gives
 from typing import Any
 
 from keras_smkd._config import part_of
+from keras_smkd.gates.curriculum import Curriculum
 from keras_smkd.gates.label import LabelGate
+from keras_smkd.gates.learned import LearnedCurriculum
+from keras_smkd.gates.learned import curriculum_features
+from keras_smkd.gates.learned import mentor_network
+from keras_smkd.gates.product import Product
+from keras_smkd.gates.small_loss import SmallLoss
 from keras_smkd.gates.teacher import TeacherConfidence
 
-KNOWN = {"label": LabelGate, "teacher_confidence": TeacherConfidence}
+KNOWN = {
+    "curriculum": Curriculum,
+    "label": LabelGate,
+    "teacher_confidence": TeacherConfidence,
+}
 
 
 def get(gate: Any) -> Any:
     """Return a gate from its name or from itself.
 
     Args:
-        gate: `"label"` for `LabelGate()`, `"teacher_confidence"`, a callable
-            of the batch, or `None` for none.
+        gate: `"label"` for `LabelGate()`, `"curriculum"`,
+            `"teacher_confidence"`, a callable of the batch, or `None` for
+            none.
 
     Raises:
         ValueError: if a name is not known.
@@ -27,4 +38,14 @@ def get(gate: Any) -> Any:
     return part_of("gate", gate, KNOWN)
 
 
-__all__ = ["LabelGate", "TeacherConfidence", "get"]
+__all__ = [
+    "Curriculum",
+    "LabelGate",
+    "LearnedCurriculum",
+    "Product",
+    "SmallLoss",
+    "TeacherConfidence",
+    "curriculum_features",
+    "get",
+    "mentor_network",
+]
