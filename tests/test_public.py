@@ -24,6 +24,9 @@ ARGUMENTS = {
     "Piecewise": {"boundaries": [0.5], "values": [1.0, 0.1]},
     "RampUp": {"end": 2.0, "length": 0.25},
     "Sigmoid": {"scale": 0.4, "sharpness": 8.0, "midpoint": 0.25},
+    "ForgetRate": {"rate": 0.4, "ramp": 0.1, "form": "code", "epochs": 50},
+    "SmallLoss": {"rate": 0.4, "disagreement": True, "start": 0.25},
+    "Curriculum": {"rule": "linear", "percentile": 0.5, "gamma": 2.0},
     "ConfidentKnowledge": {"measure": "margin", "threshold": 0.25},
     "ProSelfLC": {"sharpness": 4.0, "trust": "global", "target_gradient": True},
     "TemporalEnsembling": {"num_examples": 7, "momentum": 0.9, "trust": 0.25},
@@ -50,8 +53,10 @@ ARGUMENTS = {
 # the sources of knowledge.
 CONFIGURED_ELSEWHERE = {
     "ActivePassive",
+    "LearnedCurriculum",
     "PeerLearning",
     "PermutedKnowledge",
+    "Product",
     "SelectiveMutualDistillation",
     "Several",
     "Teacher",
