@@ -105,6 +105,22 @@ def check_report(done, labels, peers, at_least):
 
 
 @with_torch
+def test_mentornet_reports_its_mentor_and_three_methods(tmp_path):
+    done = run(tmp_path, "mentornet.py", "--quick")
+    assert done.returncode == 0, done.stderr
+    (share,) = re.findall(r"right about (\d+\.\d) % of", done.stdout)
+    assert 60 < float(share) < 100  # 60 % of the labels are right.
+    for method in ("cross entropy", "predefined", "mentor"):
+        row = re.search(rf"^{method} +(.*) s$", done.stdout, re.MULTILINE)
+        last, best, spread, memorised, _ = map(
+            float, re.findall(r"\d+\.\d", row.group(1))
+        )
+        assert 60 < last <= best <= 100
+        assert spread == 0
+        assert memorised < 20
+
+
+@with_torch
 def test_tabular_reports_its_noise_and_three_methods(tmp_path):
     _, y = datasets.load_breast_cancer(return_X_y=True)
     clean_labels, _ = model_selection.train_test_split(

@@ -56,10 +56,28 @@ MADE = {
     divergences.EarlyLearning: [divergences.EarlyLearning],
     divergences.LogitSquaredError: [divergences.LogitSquaredError],
     divergences.SquaredError: [divergences.SquaredError],
+    gates.Curriculum: [
+        gates.Curriculum,
+        lambda: gates.Curriculum("linear", 0.5, 0.9, gamma=2.0),
+        lambda: gates.Curriculum("focal", exponent=1.0),
+    ],
     gates.LabelGate: [
         gates.LabelGate,
         lambda: gates.LabelGate(0.5),
         lambda: gates.LabelGate(0.5, agreement=True),
+    ],
+    gates.LearnedCurriculum: [
+        lambda: gates.LearnedCurriculum(gates.mentor_network()),
+        lambda: gates.LearnedCurriculum(linear(4, 1), 0.5, 0.9),
+    ],
+    gates.Product: [
+        lambda: gates.Product([gates.LabelGate(), gates.Curriculum()]),
+        lambda: gates.Product([gates.SmallLoss(0.4), gates.LabelGate()]),
+    ],
+    gates.SmallLoss: [
+        lambda: gates.SmallLoss(0.4),
+        lambda: gates.SmallLoss(schedules.ForgetRate(0.4)),
+        lambda: gates.SmallLoss(0.4, disagreement=True, start=0.1),
     ],
     gates.TeacherConfidence: [gates.TeacherConfidence],
     knowledge.AveragedPeers: [
@@ -118,6 +136,10 @@ MADE = {
     schedules.Constant: [
         lambda: schedules.Constant(0.5),
         lambda: schedules.Constant(0.25),
+    ],
+    schedules.ForgetRate: [
+        lambda: schedules.ForgetRate(0.4),
+        lambda: schedules.ForgetRate(0.4, 0.1, 2.0, "code", epochs=50),
     ],
     schedules.Linear: [
         lambda: schedules.Linear(0.0, 1.0),
