@@ -272,6 +272,13 @@ def test_forget_rate_equals_its_formulas(gradual, exponent):
                 assert part((epoch + 0.5) / epochs) == ours
 
 
+def test_an_epoch_begins_with_its_first_step():
+    # 0.29 * 100 is a little less than 29.
+    part = schedules.ForgetRate(0.3, 1.0, form="code", epochs=100)
+    for epoch in range(100):
+        assert part(epoch / 100) == pytest.approx(0.3 * epoch / 99)
+
+
 def test_forget_rate_limits():
     part = schedules.ForgetRate(0.2)
     assert [part(t) for t in (0.0, 0.05, 1.0)] == [0.0, 0.2, 0.2]
