@@ -78,9 +78,9 @@ class ExampleMemory(StatefulPart):
         num_peers = self.memory.shape[1]
         if log_probs.shape[1] != num_peers:
             raise ValueError(
-                f"{type(self).__name__} remembers predictions of "
-                f"{num_peers} peers. Received: {log_probs.shape[1]} learners. "
-                "It cannot be used with a head."
+                f"every learner of {type(self).__name__} must be one of the "
+                f"{num_peers} peers that it remembers: it cannot be used with "
+                f"a head. Received: {log_probs.shape[1]} learners."
             )
         if not batch.training:
             shape = (ops.shape(log_probs)[0], *self.memory.shape[1:])

@@ -384,6 +384,11 @@ def test_a_selection_without_knowledge_is_refused():
         PeerLearning([linear()], selection="entropy")
 
 
+def test_a_model_that_nothing_teaches_is_refused():
+    with pytest.raises(ValueError, match="`supervised_weight` must be posit"):
+        PeerLearning([linear()], supervised_weight=0)
+
+
 # Parts that give the wrong shape, and heads that cannot be.
 
 

@@ -107,8 +107,8 @@ class PeerLearning(peer_model.PeerModel):
     Raises:
         TypeError: if a peer is not a `keras.Model`, or a part not callable.
         ValueError: if there is no peer, one appears twice, or their inputs or
-            numbers of classes differ; if a name of a part is not known, or a
-            part is given that nothing would ask.
+            numbers of classes differ; if a name of a part is not known, a
+            part is given that nothing would ask, or nothing teaches.
 
     Example:
 
@@ -155,12 +155,6 @@ class PeerLearning(peer_model.PeerModel):
         knowledge = knowledge_room.get(knowledge)
         selection = selection_room.get(selection)
         gate = gates.get(gate)
-        if knowledge is None and selection is not None:
-            raise ValueError(
-                "`selection` must be None without knowledge to select from. "
-                f"Received: selection={selection!r} and knowledge=None. Give "
-                "`knowledge='peers'`."
-            )
         objective.check_head(head)
         parts = {
             "knowledge": knowledge,
@@ -175,6 +169,9 @@ class PeerLearning(peer_model.PeerModel):
         )
         supervised_weight = _checks.number(
             "supervised_weight", supervised_weight, minimum=0.0
+        )
+        objective.check_teaching(
+            knowledge, selection, feature_loss, supervised_weight
         )
         threshold = getattr(selection, "threshold", 0.5)
         super().__init__(

@@ -41,6 +41,24 @@ def check_head(head: Any) -> None:
         )
 
 
+def check_teaching(
+    knowledge: Any, selection: Any, feature_loss: Any, supervised_weight: float
+) -> None:
+    """Raise `ValueError` if nothing teaches, or nothing can be selected."""
+    if knowledge is None and selection is not None:
+        raise ValueError(
+            "`selection` must be None without knowledge to select from. "
+            f"Received: selection={selection!r} and knowledge=None. Give "
+            "`knowledge='peers'`."
+        )
+    if knowledge is None and feature_loss is None and not supervised_weight:
+        raise ValueError(
+            "`supervised_weight` must be positive where neither knowledge nor "
+            "a feature loss teaches. Received: "
+            f"supervised_weight={supervised_weight}."
+        )
+
+
 def with_labels(batch: Batch, y: Any, labels: Any, needs_index: bool) -> Batch:
     """Return a batch with its labels, as parts see them.
 
