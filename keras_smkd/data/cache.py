@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import math
 import os
 import pathlib
-import shutil
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from absl import logging
+
+from keras_smkd._files import check_space
+from keras_smkd._files import naming_full_disk
+from keras_smkd._files import replace
 
 # Changes with what decoding makes of a file.
 _VERSION = 2
@@ -52,16 +56,25 @@ def open_cache(
             "The cache %s is broken or of other files: made anew.", file
         )
     partial = file.with_suffix(".partial")
-    pixels = np.lib.format.open_memmap(partial, "w+", np.dtype(np.uint8), shape)
-    decode_into(pixels)
-    pixels.flush()
-    del pixels
-    # Whole or not at all. The note says so last, for it vouches for the file;
-    # until then it marks what lies there as ours.
-    _write_note(note, {**described, "sha256": None})
-    replace(partial, file)
-    _write_note(note, described)
+    with naming_full_disk(file):
+        filled = _new_pixels(partial, shape)
+        decode_into(filled)
+        filled.flush()
+        del filled
+        # Whole or not at all. The note says so last, for it vouches for the
+        # file; until then it marks what lies there as ours.
+        _write_note(note, {**described, "sha256": None})
+        replace(partial, file)
+        _write_note(note, described)
     return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+def _new_pixels(file: pathlib.Path, shape: tuple[int, ...]) -> Any:
+    """Return a new array in a file, for which there is space."""
+    # Its pages are taken when they are written to, where a full disk would
+    # kill the process.
+    check_space(str(file.parent), math.prod(shape))
+    return np.lib.format.open_memmap(file, "w+", np.dtype(np.uint8), shape)
 
 
 def _read_note(file: pathlib.Path, note: pathlib.Path) -> dict[str, Any] | None:
@@ -108,13 +121,6 @@ def _write_note(note: pathlib.Path, described: dict[str, Any]) -> None:
     partial = note.with_suffix(".json-partial")
     partial.write_text(json.dumps(described), encoding="utf-8")
     replace(partial, note)
-
-
-def replace(new: pathlib.Path, old: pathlib.Path) -> None:
-    """Put a file in the place of another, whose permissions it takes."""
-    if old.exists():
-        shutil.copymode(old, new)
-    os.replace(new, old)
 
 
 def _digest(paths: npt.NDArray[Any]) -> str:

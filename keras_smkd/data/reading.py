@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from absl import logging
 
+from keras_smkd._files import replace
 from keras_smkd.data import files
-from keras_smkd.data.cache import replace
 from keras_smkd.data.optional import import_optional
 
 _READ_BATCH = 1000

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from keras_smkd._files import naming_full_disk
+
 # What an export is known by: its package, and the list of what is in it.
 CARD = "model_card.json"
 PACKAGE = "keras_smkd"
@@ -90,9 +92,12 @@ def whole_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that the last step is a rename.
-    with tempfile.TemporaryDirectory(
-        dir=target.parent, prefix=".export-"
-    ) as scratch:
+    with (
+        naming_full_disk(target),
+        tempfile.TemporaryDirectory(
+            dir=target.parent, prefix=".export-"
+        ) as scratch,
+    ):
         folder = pathlib.Path(scratch, "new")
         folder.mkdir()
         yield folder

@@ -1,68 +1,24 @@
 """Teachers: trained networks that only give knowledge."""
 
-import contextlib
-import contextvars
-import hashlib
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_smkd import _checks
 from keras_smkd import functional
-from keras_smkd._config import StatefulPart
+from keras_smkd._frozen import FrozenPart
+from keras_smkd._frozen import known
 from keras_smkd.batch import Batch
 from keras_smkd.batch import Knowledge
 from keras_smkd.batch import to_all
 
 COMBINATIONS = ("mean", "mean_logits")
 
-# Whether the file that is being written shall hold the teachers' weights.
-_WHOLE_FILE = contextvars.ContextVar("whole_file", default=False)
-
-
-@contextlib.contextmanager
-def in_whole_file() -> Iterator[None]:
-    """Have teachers put their weights into what is saved meanwhile."""
-    token = _WHOLE_FILE.set(True)
-    try:
-        yield
-    finally:
-        _WHOLE_FILE.reset(token)
-
-
-class _Frozen(keras.layers.Layer):
-    """Holds models whose weights no file needs to hold again.
-
-    It is the place where `Teacher` keeps them: Keras tracks them, so that they
-    are part of the compiled step, but looks for what to save by `dir`.
-    """
-
-    def __init__(self, models: Sequence[keras.Model]) -> None:
-        super().__init__(trainable=False)
-        for model in models:
-            model.trainable = False
-        self.models = list(models)
-        self.built = True
-
-    def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if name != "models"]
-
-    @property
-    def trainable(self) -> bool:
-        """False, whatever it is set to."""
-        return False
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        del value  # Setting it on the model of peers must not thaw a teacher.
-
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
-class Teacher(StatefulPart):
+class Teacher(FrozenPart):
     """What one trained network or several predict; all learners learn it.
 
     The networks are frozen here, for good: `trainable` of the model that they
@@ -111,37 +67,11 @@ class Teacher(StatefulPart):
         combine: str | None = None,
         from_logits: bool = True,
     ) -> None:
-        super().__init__()
-        models = [model] if not isinstance(model, (list, tuple)) else model
-        if not models:
-            raise ValueError(
-                "`model` must be a `keras.Model` or a list of one or more. "
-                "Received: an empty list."
-            )
-        for i, item in enumerate(models):
-            if not isinstance(item, keras.Model):
-                raise TypeError(
-                    "`model` must be a `keras.Model` or a list of such. "
-                    f"Received: {item!r} of type {type(item).__name__} at "
-                    f"place {i}."
-                )
-            if not item.built:
-                raise ValueError(
-                    "`model` must be built, and trained: a teacher. Received: "
-                    f"{item.name!r}, which is not built."
-                )
+        super().__init__("model", model)
         if combine is not None:
             _checks.one_of("combine", combine, COMBINATIONS)
         self.combine = combine
         self.from_logits = _checks.boolean("from_logits", from_logits)
-        self.frozen = _Frozen(models)
-
-    def models(self) -> list[keras.Model]:
-        """Return the teachers.
-
-        Not a property: Keras would find them there, and save their weights.
-        """
-        return list(self.frozen.models)
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
@@ -161,30 +91,15 @@ class Teacher(StatefulPart):
         Raises:
             ValueError: if they do not, or are.
         """
-        own = {id(variable) for peer in peers for variable in peer.variables}
+        self.check_apart(peers)
+        self.check_inputs(peers)
         for teacher in self.models():
-            if any(id(variable) in own for variable in teacher.variables):
-                raise ValueError(
-                    "`model` of a teacher must share no weights with the "
-                    f"peers. Received: {teacher.name!r}, which is a peer or "
-                    "shares layers with one. Give a copy: "
-                    "`keras.models.clone_model` and `set_weights`."
-                )
-            shape = _known(teacher, "output_shape")
+            shape = known(teacher, "output_shape")
             if shape is not None and tuple(shape)[1:] != (num_classes,):
                 raise ValueError(
                     f"`model` of a teacher must have the peers' {num_classes} "
                     f"classes. Received: {teacher.name!r} with outputs of "
                     f"shape {shape}."
-                )
-            given, wanted = (
-                _known(model, "input_shape") for model in (teacher, peers[0])
-            )
-            if given is not None and wanted is not None and given != wanted:
-                raise ValueError(
-                    "`model` of a teacher must take the peers' inputs. "
-                    f"Received: {teacher.name!r} with input_shape={given}, "
-                    f"for peers with {wanted}."
                 )
 
     def __call__(self, batch: Batch) -> Knowledge:
@@ -216,51 +131,3 @@ class Teacher(StatefulPart):
         return Knowledge(
             logits=logits, routes=to_all(batch.num_learners, logits.shape[1])
         )
-
-    def digest(self) -> Any:
-        """Return the SHA-256 digest of the teachers' weights, 32 bytes."""
-        found = hashlib.sha256()
-        for value in self._values():
-            found.update(np.ascontiguousarray(value).tobytes())
-        return np.frombuffer(found.digest(), dtype="uint8")
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save the digest, and the weights if the file is to be whole."""
-        store["digest"] = self.digest()
-        if _WHOLE_FILE.get():
-            for i, value in enumerate(self._values()):
-                store[f"weight_{i}"] = value
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load the weights if they are there, or compare the digest.
-
-        Raises:
-            ValueError: if the file was saved with another teacher.
-        """
-        names = set(store.keys())
-        if "weight_0" in names:
-            for i, variable in enumerate(self._variables()):
-                variable.assign(store[f"weight_{i}"])
-            return
-        # Keras may look for it in a second place, and tells the last error.
-        saved = np.asarray(store["digest"]) if "digest" in names else None
-        if saved is None or not np.array_equal(saved, self.digest()):
-            raise ValueError(
-                "The teacher must be the one that the weights were saved "
-                f"with. Received: {[model.name for model in self.models()]} "
-                "with other weights. Load that teacher's weights into it "
-                "first."
-            )
-
-    def _variables(self) -> list[Any]:
-        return [v for model in self.models() for v in model.weights]
-
-    def _values(self) -> list[Any]:
-        return [ops.convert_to_numpy(v) for v in self._variables()]
-
-
-def _known(model: keras.Model, attribute: str) -> Any:
-    try:
-        return getattr(model, attribute)
-    except (AttributeError, ValueError):
-        return None

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_smkd import _checks
+from keras_smkd._files import written_whole
 from keras_smkd._labels import class_ids
 from keras_smkd.model import PeerLearning
-from keras_smkd.model import files
 
 NOISES = ("symmetric", "asymmetric")
 _FILE = "cross_validation.npz"
@@ -269,7 +269,7 @@ def _say(
 def _write(
     path: pathlib.Path, state: CrossValidation, search: dict[str, Any]
 ) -> None:
-    with files.whole_file(path, overwrite=True, is_one_file=True) as partial:
+    with written_whole(path, "folder") as partial:
         np.savez(partial, **dataclasses.asdict(state), **search)
 
 

@@ -2,14 +2,16 @@
 
 import contextlib
 import dataclasses
+import math
 import os
-import shutil
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from keras import ops
+
+from keras_smkd._files import written_whole
 
 # Of the files written here. A change of what is in them makes it one more.
 FORMAT = 1
@@ -118,34 +120,33 @@ def without_format(config: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def whole_file(
-    filepath: Any, overwrite: bool, is_one_file: bool
+    filepath: Any, overwrite: bool, is_one_file: bool, space: int = 0
 ) -> Iterator[Any]:
     """Give the path to write a file to, and move the file when it is whole.
-
-    It is written in a folder beside its place, named after it and ending in
-    `.partial`; what a killed process left there goes when it is next written.
 
     Args:
         filepath: Where it shall be in the end.
         overwrite: Whether a file that is there may go without asking.
         is_one_file: Whether that is what will be written.
+        space: Bytes that there must be room for.
     """
     if not is_one_file or not _can_be_moved_to(filepath, overwrite):
         yield filepath
         return
-    place = os.path.realpath(filepath)
-    folder = f"{place}.partial"
-    shutil.rmtree(folder, ignore_errors=True)
-    os.mkdir(folder)
-    try:
-        partial = os.path.join(folder, os.path.basename(filepath))
+    with written_whole(filepath, "filepath", space) as partial:
         yield partial
-        # Or the name could reach the disk before the content, on power loss.
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, place)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def space_of(model: Any) -> int:
+    """Return about how many bytes an HDF5 file of a model's weights takes."""
+    optimizer = model.optimizer.variables if model.compiled else []
+    variables = [*model.variables, *optimizer]
+    values = (
+        math.prod(v.shape) * (8 if str(v.dtype).endswith("64") else 4)
+        for v in variables
+    )
+    # Besides, its groups: one for each layer, about 2 kB.
+    return sum(values) + 4096 * (1 + len(variables))
 
 
 def _can_be_moved_to(filepath: Any, overwrite: bool) -> bool:

@@ -14,8 +14,8 @@ from keras import ops
 
 from keras_smkd import _checks
 from keras_smkd import functional
+from keras_smkd._frozen import in_whole_file
 from keras_smkd.knowledge import parts_of
-from keras_smkd.knowledge.teachers import in_whole_file
 from keras_smkd.model import backends
 from keras_smkd.model import files
 from keras_smkd.model import forward
@@ -415,8 +415,8 @@ class PeerModel(keras.Model):
     ) -> None:
         """Save as `keras.Model.save_weights` does, one file whole or not."""
         self._build_optimizer()
-        whole = files.whole_file(filepath, overwrite, max_shard_size is None)
-        with whole as path:
+        is_one_file, space = max_shard_size is None, files.space_of(self)
+        with files.whole_file(filepath, overwrite, is_one_file, space) as path:
             super().save_weights(path, overwrite, max_shard_size)
 
     def save_own_variables(self, store: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from keras_smkd._files import written_whole
 from keras_smkd.noise.archives import read_archive
 from keras_smkd.noise.arguments import check_label_pair
 from keras_smkd.noise.arguments import check_num_classes
@@ -119,7 +120,8 @@ class NoisyLabels:
             path: The file to write, which ends in `.npz`.
 
         Raises:
-            ValueError: if `path` does not end in `.npz`.
+            ValueError: if `path` does not end in `.npz`, or is a folder.
+            OSError: if it cannot be written; what was there is as it was.
         """
         file = pathlib.Path(path).expanduser()
         if file.suffix != ".npz":
@@ -127,14 +129,15 @@ class NoisyLabels:
             raise ValueError(
                 f"`path` must end in .npz. Received: path={str(path)!r}."
             )
-        np.savez_compressed(
-            file,
-            version=np.int64(_VERSION),
-            clean_label=self.clean_labels,
-            noisy_label=self.noisy_labels,
-            num_classes=np.int64(self.num_classes),
-            recipe=np.array(json.dumps(self.recipe)),
-        )
+        with written_whole(file) as partial:
+            np.savez_compressed(
+                partial,
+                version=np.int64(_VERSION),
+                clean_label=self.clean_labels,
+                noisy_label=self.noisy_labels,
+                num_classes=np.int64(self.num_classes),
+                recipe=np.array(json.dumps(self.recipe)),
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "NoisyLabels":
