@@ -468,3 +468,34 @@ def test_tapped_layers_of_a_subclassed_peer_are_refused():
             peers, head=keras_smkd.features.FeatureConcatenation("maps")
         )
         model(np.zeros((1, 6), "float32"))
+
+
+# Weights of examples.
+
+
+@pytest.mark.parametrize("shape", [(SIZE, 2), (SIZE, 1, 1)])
+def test_weights_of_another_shape_are_refused(data, shape):
+    model = compiled()
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match="`sample_weight` must have shape"):
+            call(*data, sample_weight=np.ones(shape), verbose=0)
+
+
+def test_a_column_of_weights_is_a_vector(data):
+    model = compiled()
+    weights = np.linspace(0, 1, SIZE)
+    expected = model.evaluate(*data, sample_weight=weights, verbose=0)
+    found = model.evaluate(*data, sample_weight=weights[:, None], verbose=0)
+    assert found == expected
+
+
+def test_a_batch_with_fewer_weights_is_refused(data):
+    x, y = data
+
+    def batches():
+        yield x, y, np.ones(3)
+
+    if keras.backend.backend() == "tensorflow":
+        pytest.skip("a stream's batches have no known size there")
+    with pytest.raises(ValueError, match="`sample_weight` must have shape"):
+        compiled().evaluate(batches(), verbose=0)

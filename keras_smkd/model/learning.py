@@ -320,13 +320,16 @@ class PeerLearning(peer_model.PeerModel):
     ) -> Any:
         """Return the sum of the learners' losses, and record its parts."""
         # Keras gives every part of `y` in a dictionary the same weight.
-        sample_weight = labels_module.label_of(sample_weight)
+        logits = self.logits(y_pred)
+        sample_weight = reduction.example_weights(
+            labels_module.label_of(sample_weight), logits.shape[0]
+        )
         progress = self.clock.progress()
         if training:
             self.clock.follow(progress)
         batch = Batch(
             x=x,
-            logits=self.logits(y_pred),
+            logits=logits,
             features=y_pred.get("features"),
             progress=progress,
             training=training,
