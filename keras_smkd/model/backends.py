@@ -113,14 +113,19 @@ def steps_taken(optimizer: Any) -> Any:
 
 
 def innermost(optimizer: Any) -> Any:
-    """Return the optimizer inside the loss scaling and routing wrappers."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer = optimizer.inner_optimizer
-    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
-        # Its own counter counts accumulated batches one by one. Before it is
-        # built it has no inner optimizers, and no steps either.
-        optimizer = (optimizer.optimizers or [optimizer])[0]
-    return optimizer
+    """Return the optimizer inside of all that is around it.
+
+    That is loss scaling, routing and gradient rules.
+    """
+    while True:
+        # The counter of routing counts accumulated batches one by one. Before
+        # it is built it has no inner optimizers, and no steps either.
+        if getattr(optimizer, "optimizers", None):
+            optimizer = optimizer.optimizers[0]
+        elif getattr(optimizer, "inner_optimizer", None) is not None:
+            optimizer = optimizer.inner_optimizer
+        else:
+            return optimizer
 
 
 def build_optimizer(model: Any) -> None:
