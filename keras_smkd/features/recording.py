@@ -52,7 +52,7 @@ def recorder(peer: keras.Model, taps: Sequence[str]) -> keras.Model:
     [[2.0, 2.0]]
     """
     names = checked_names("taps", taps)
-    graph = _graph_of(peer)
+    graph = graph_of(peer)
     outputs: dict[str, list[Any]] = {}
 
     def recording(layer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -105,6 +105,30 @@ def names_for_peers(taps: Any, num_peers: int) -> tuple[str, ...]:
     return names
 
 
+def shapes_of(
+    peers: Sequence[keras.Model], taps: Sequence[str]
+) -> list[tuple[int | None, ...]]:
+    """Return the shape of what a layer puts out, for each peer.
+
+    Args:
+        peers: Models, built.
+        taps: One name for all of them, or one for each.
+
+    Raises:
+        ValueError: as `recorder` does.
+    """
+    names = names_for_peers(taps, len(peers))
+    return [
+        tuple(recorder(peer, [name]).output[1][0].shape)
+        for peer, name in zip(peers, names, strict=True)
+    ]
+
+
+def tap_key(taps: Sequence[str]) -> str | tuple[str, ...]:
+    """Return the key of a batch's `features` for the taps of a part."""
+    return taps[0] if len(taps) == 1 else tuple(taps)
+
+
 def checked_names(argument: str, value: Any) -> tuple[str, ...]:
     """Return names as a tuple, or raise if they are not a list of strings.
 
@@ -125,8 +149,17 @@ def checked_names(argument: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _graph_of(peer: Any) -> keras.Model:
-    """Return a functional model of a peer's own layers, not compiled."""
+def graph_of(peer: Any, argument: str = "taps") -> keras.Model:
+    """Return a functional model of a peer's own layers, not compiled.
+
+    Args:
+        peer: A functional model, or a `keras.Sequential` that is built.
+        argument: What needs to know the layers, for the messages.
+
+    Raises:
+        TypeError: if it is no `keras.Model`.
+        ValueError: if it is not built, or has a `call` of its own.
+    """
     if not isinstance(peer, keras.Model):
         raise TypeError(
             "`peer` must be a `keras.Model`. "
@@ -139,23 +172,23 @@ def _graph_of(peer: Any) -> keras.Model:
     except (AttributeError, ValueError) as error:
         if is_sequential:
             raise ValueError(
-                "`taps` must be of a model that is built. Received: the "
+                f"`{argument}` must be of a model that is built. Received: the "
                 f"Sequential {peer.name!r}, whose layers have not been called "
                 "yet. Begin it with `keras.Input(shape)`."
             ) from error
-        raise _has_own_call(peer) from error
+        raise _has_own_call(peer, argument) from error
     if isinstance(output, (list, tuple)) and len(output) == 1:
         output = output[0]
     graph = keras.Model(inputs, output, name=peer.name)
     known = keras.Sequential if is_sequential else type(graph)
     if type(peer).call is not known.call:
-        raise _has_own_call(peer)
+        raise _has_own_call(peer, argument)
     return graph
 
 
-def _has_own_call(peer: keras.Model) -> ValueError:
+def _has_own_call(peer: keras.Model, argument: str) -> ValueError:
     return ValueError(
-        "`taps` must be of a model whose layers are known. Received: "
+        f"`{argument}` must be of a model whose layers are known. Received: "
         f"{peer.name!r}, a {type(peer).__name__} with a `call` of its own. "
         "Build it as a functional model, `keras.Model(inputs, outputs)`."
     )

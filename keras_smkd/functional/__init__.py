@@ -14,22 +14,34 @@ from keras_smkd.functional.probabilities import at_least_float32
 from keras_smkd.functional.probabilities import log_probabilities
 from keras_smkd.functional.probabilities import logits
 from keras_smkd.functional.uncertainties import MEASURES
+from keras_smkd.functional.uncertainties import SAMPLE_MEASURES
 from keras_smkd.functional.uncertainties import entropy
+from keras_smkd.functional.uncertainties import looks_at_samples
+from keras_smkd.functional.uncertainties import mean_of_samples
 from keras_smkd.functional.uncertainties import measure_of
+from keras_smkd.functional.uncertainties import mutual_information
+from keras_smkd.functional.uncertainties import predictive_entropy
 from keras_smkd.functional.uncertainties import uncertainty
+from keras_smkd.functional.uncertainties import variation_ratio
 
 __all__ = [
     "MEASURES",
+    "SAMPLE_MEASURES",
     "at_least_float32",
     "entropy",
     "kl_divergence",
     "kl_of_close_logits",
     "log_probabilities",
     "logits",
+    "looks_at_samples",
+    "mean_of_samples",
     "measure_of",
     "mixed",
     "mutual_distillation",
+    "mutual_information",
+    "predictive_entropy",
     "routed_divergence",
     "soft_cross_entropy",
     "uncertainty",
+    "variation_ratio",
 ]

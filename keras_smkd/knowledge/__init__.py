@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_smkd._config import part_of
 from keras_smkd.batch import Knowledge
+from keras_smkd.knowledge.dropout import DropoutPasses
 from keras_smkd.knowledge.early import EarlyPredictions
 from keras_smkd.knowledge.ensembles import GeneralEnsemble
 from keras_smkd.knowledge.ensembles import LinearEnsemble
@@ -25,6 +26,7 @@ from keras_smkd.knowledge.teachers import Teacher
 
 KNOWN = {
     "averaged_peers": AveragedPeers,
+    "dropout_passes": DropoutPasses,
     "fused_classifier": FusedClassifier,
     "general_ensemble": GeneralEnsemble,
     "linear_ensemble": LinearEnsemble,
@@ -49,6 +51,7 @@ def get(knowledge: Any) -> Any:
 
 __all__ = [
     "AveragedPeers",
+    "DropoutPasses",
     "EarlyPredictions",
     "FusedClassifier",
     "GeneralEnsemble",

@@ -16,7 +16,7 @@ from keras_smkd.selection.shares import MostConfidentShare
 KNOWN = {
     **{
         measure: functools.partial(ConfidentKnowledge, measure)
-        for measure in functional.MEASURES
+        for measure in (*functional.MEASURES, *functional.SAMPLE_MEASURES)
     },
     "most_confident_share": MostConfidentShare,
 }
@@ -26,8 +26,10 @@ def get(selection: Any) -> Any:
     """Return a selection from its name or from itself.
 
     Args:
-        selection: `"entropy"`, `"probability"` or `"margin"`, the measures of
-            `ConfidentKnowledge`; `"most_confident_share"`; a callable of the
+        selection: A measure of `ConfidentKnowledge`: `"entropy"`,
+            `"probability"`, `"margin"`, or of several passes
+            `"predictive_entropy"`, `"mutual_information"`,
+            `"variation_ratio"`; `"most_confident_share"`; a callable of the
             batch; or `None` for all knowledge.
 
     Raises:

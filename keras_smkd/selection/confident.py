@@ -25,7 +25,10 @@ class ConfidentKnowledge(Configured):
         measure: `"entropy"` (normalised by `log(classes)`), `"probability"`
             (1 minus the largest), `"margin"` (1 minus the difference of the
             two largest), or a function from `(..., classes)`
-            log-probabilities to `(...)` in [0, 1].
+            log-probabilities to `(...)` in [0, 1]. Of knowledge that comes
+            with several passes, such as `knowledge.DropoutPasses`, also
+            `"predictive_entropy"`, `"mutual_information"` (both normalised by
+            `log(classes)`) and `"variation_ratio"`.
         threshold: Number >= 0, used as long as no
             `keras_smkd.callbacks.ThresholdSchedule` is given to `fit`; or a
             schedule, `progress -> number`, which takes the place of one.
@@ -64,18 +67,18 @@ class ConfidentKnowledge(Configured):
         """Return 1 where knowledge is passed on, 0 where it is not.
 
         Args:
-            batch: With `knowledge`; its `threshold`, if it has one, is in
-                force in place of the one given at construction.
+            batch: With `knowledge`, or `samples` for a measure of several
+                passes; its `threshold`, if it has one, is in force in place
+                of the one given at construction.
 
         Returns:
             `(batch, sources)`, 0 or 1, no gradient.
+
+        Raises:
+            ValueError: if the measure is of several passes, and the knowledge
+                comes without.
         """
-        unsure = functional.uncertainty(
-            ops.stop_gradient(
-                functional.at_least_float32(batch.needed("knowledge", self))
-            ),
-            self.measure,
-        )
+        unsure = uncertainty_of(batch, self)
         threshold = ops.cast(threshold_of(batch, self), unsure.dtype)
         return ops.cast(unsure < threshold, unsure.dtype)
 
@@ -89,9 +92,27 @@ class ConfidentKnowledge(Configured):
             num_classes: Number of classes, `None` if it is not known yet.
         """
         largest = 1.0
-        if self.measure == "probability" and num_classes is not None:
+        doubts_one = self.measure in ("probability", "variation_ratio")
+        if doubts_one and num_classes is not None:
             largest = 1.0 - 1.0 / num_classes
         return threshold > largest
+
+
+def uncertainty_of(batch: Batch, selection: Any) -> Any:
+    """Return `(batch, sources)`: how unsure knowledge is, no gradient.
+
+    Args:
+        batch: With what the selection's measure looks at: `knowledge`, or
+            the `samples` of several passes.
+        selection: With a `measure`.
+
+    Raises:
+        ValueError: if the batch is without.
+    """
+    sampled = functional.looks_at_samples(selection.measure)
+    field = "samples" if sampled else "knowledge"
+    log_probs = ops.stop_gradient(batch.needed(field, selection))
+    return functional.uncertainty(log_probs, selection.measure)
 
 
 def threshold_of(batch: Batch, selection: Any) -> Any:

@@ -11,6 +11,7 @@ from keras_smkd import functional
 from keras_smkd._config import Configured
 from keras_smkd.batch import Batch
 from keras_smkd.selection.confident import threshold_of
+from keras_smkd.selection.confident import uncertainty_of
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
@@ -27,8 +28,7 @@ class MostConfidentShare(Configured):
     is not finite is never passed on, and does not count.
 
     Args:
-        measure: `"entropy"`, `"probability"`, `"margin"` or a function, as
-            for `ConfidentKnowledge`.
+        measure: As for `ConfidentKnowledge`, such as `"entropy"`.
         threshold: The share, >= 0, used as long as no
             `keras_smkd.callbacks.ThresholdSchedule` is given to `fit`; or a
             schedule, `progress -> share`, which takes the place of one.
@@ -76,7 +76,7 @@ class MostConfidentShare(Configured):
             functional.at_least_float32(batch.needed("knowledge", self))
         )
         threshold = threshold_of(batch, self)
-        uncertainty = functional.uncertainty(log_probs, self.measure)
+        uncertainty = uncertainty_of(batch, self)
         dtype = uncertainty.dtype
         finite = ops.logical_not(ops.isnan(uncertainty))
         # Pairs of examples: the first axis ranks, the second is counted.
