@@ -12,6 +12,7 @@ from peers import mlp
 
 import keras_smkd
 from keras_smkd import divergences
+from keras_smkd import features
 from keras_smkd import functional
 from keras_smkd import gates
 from keras_smkd import knowledge
@@ -20,6 +21,7 @@ from keras_smkd import selection
 from keras_smkd import targets
 from keras_smkd._config import Configured
 from keras_smkd._config import argument_names
+from keras_smkd._frozen import FrozenPart
 
 ROOMS = {
     "divergence": divergences,
@@ -45,9 +47,18 @@ def own_knowledge(batch):
     return knowledge.Knowledge(log_probs=batch.log_probs)
 
 
+def teacher():
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(16, name="hidden"),
+            keras.layers.Dense(4),
+        ]
+    )
+
+
 # From a class to ways of making it, each another configuration.
 MADE = {
-    divergences.EarlyLearning: [divergences.EarlyLearning],
     divergences.KullbackLeibler: [
         lambda: divergences.KullbackLeibler(),
         lambda: divergences.KullbackLeibler(4.0),
@@ -56,6 +67,22 @@ MADE = {
     divergences.EarlyLearning: [divergences.EarlyLearning],
     divergences.LogitSquaredError: [divergences.LogitSquaredError],
     divergences.SquaredError: [divergences.SquaredError],
+    features.FeatureAdversaries: [
+        lambda: features.FeatureAdversaries("hidden"),
+        lambda: features.FeatureAdversaries(["a", "b"], filters=3),
+    ],
+    features.Hint: [
+        lambda: features.Hint("hidden", teacher(), "hidden"),
+        lambda: features.Hint(
+            ["a", "b"], teacher(), "hidden", reduction="mean"
+        ),
+        lambda: features.Hint(
+            "hidden",
+            teacher(),
+            "hidden",
+            keras.layers.Dense(16, use_bias=False),
+        ),
+    ],
     gates.Curriculum: [
         gates.Curriculum,
         lambda: gates.Curriculum("linear", 0.5, 0.9, gamma=2.0),
@@ -85,10 +112,6 @@ MADE = {
         lambda: knowledge.AveragedPeers(0.9, routes="others"),
         lambda: knowledge.AveragedPeers(0.9, routes=[[0.0, 1.0], [0.5, 0.0]]),
     ],
-    knowledge.EarlyPredictions: [
-        lambda: knowledge.EarlyPredictions(7),
-        lambda: knowledge.EarlyPredictions(8, 0.5, "others", dtype="float16"),
-    ],
     knowledge.FusedClassifier: [
         knowledge.FusedClassifier,
         lambda: knowledge.FusedClassifier(to_head=False),
@@ -101,6 +124,11 @@ MADE = {
     ],
     knowledge.MinLogitEnsemble: [knowledge.MinLogitEnsemble],
     knowledge.NaiveEnsemble: [knowledge.NaiveEnsemble],
+    knowledge.DropoutPasses: [
+        knowledge.DropoutPasses,
+        lambda: knowledge.DropoutPasses(2, "itself"),
+        lambda: knowledge.DropoutPasses(2, [[0.0, 1.0], [0.5, 0.0]]),
+    ],
     knowledge.EarlyPredictions: [
         lambda: knowledge.EarlyPredictions(7),
         lambda: knowledge.EarlyPredictions(8, 0.5, "others", dtype="float16"),
@@ -251,8 +279,11 @@ def through_json(part):
 
 
 def test_every_part_is_in_the_table():
-    rooms = (*ROOMS.values(), schedules)
-    assert set().union(*map(public_parts, rooms)) == MADE.keys()
+    rooms = (*ROOMS.values(), features, schedules)
+    found = set().union(*map(public_parts, rooms))
+    # Heads are plain layers.
+    found -= {kind for kind in found if not issubclass(kind, Configured)}
+    assert found == MADE.keys()
 
 
 @each
@@ -272,8 +303,8 @@ def test_the_configuration_is_that_of_the_arguments(make):
     names = argument_names(type(part))
     assert list(part.get_config()) == names
     for name in names:
-        if name != "model":  # Kept out of the sight of Keras.
-            assert hasattr(part, name)
+        # A trained network is kept out of the sight of Keras.
+        assert hasattr(part, name) or isinstance(part, FrozenPart)
 
 
 @each
@@ -306,7 +337,7 @@ def test_a_part_says_what_it_is(make):
     text = repr(part)
     assert text.startswith(f"{type(part).__name__}(")
     assert text.endswith(")")
-    if not isinstance(part, (knowledge.Teacher, knowledge.PermutedKnowledge)):
+    if not isinstance(part, (FrozenPart, knowledge.PermutedKnowledge)):
         for name in argument_names(type(part)):
             assert f"{name}={getattr(part, name)!r}" in text
 
@@ -454,7 +485,8 @@ CLASSES = {
 def test_a_model_takes_names_and_refuses_what_is_no_part(room):
     def model_with(part):
         arguments = {"knowledge": "peers", "selection": "entropy", room: part}
-        return keras_smkd.PeerLearning([linear(), linear()], **arguments)
+        peers = [mlp(dropout=0.5), mlp(dropout=0.5)]
+        return keras_smkd.PeerLearning(peers, **arguments)
 
     for name in list(ROOMS[room].KNOWN)[:2]:
         part = getattr(model_with(name), room)

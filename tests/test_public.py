@@ -35,6 +35,8 @@ ARGUMENTS = {
     "MixtureBootstrapping": {"num_examples": 7, "hard": False},
     "JointOptimizationLabels": {"num_examples": 7, "start": 0.5, "window": 3},
     "PastPredictions": {"num_examples": 7, "routes": "others"},
+    "DropoutPasses": {"passes": 3, "routes": "itself"},
+    "FeatureAdversaries": {"tap": "maps", "filters": 3},
     "FeatureConcatenation": {"tap": "maps"},
     "FeatureFusion": {"tap": "maps", "filters": 3},
     "SelectionRate": {"threshold": 0.2},
@@ -49,10 +51,12 @@ ARGUMENTS = {
         )
     },
 }
-# These need peers, losses or sources: tested with the model, the losses and
-# the sources of knowledge.
+# These need peers, losses, optimizers or sources: tested where those are.
 CONFIGURED_ELSEWHERE = {
     "ActivePassive",
+    "CriticalGradients",
+    "GradientRule",
+    "Hint",
     "LearnedCurriculum",
     "PeerLearning",
     "PermutedKnowledge",

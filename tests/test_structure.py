@@ -22,8 +22,9 @@ MOST_LINES = 450
 # Who may import whom: each room those above it, and itself. Rooms of one line
 # know nothing of each other.
 ROOMS = (
-    ("_checks", "_config", "backends", "optimizers"),
-    ("_labels", "functional", "schedules"),
+    ("_checks", "_config", "_files", "backends"),
+    ("_frozen",),
+    ("_labels", "functional", "optimizers", "schedules"),
     ("batch",),
     ("memory",),
     ("targets", "losses", "divergences", "gates", "features"),
@@ -48,6 +49,7 @@ OWN_HOOKS = {"check_thresholds", "averaged_outputs"}
 # `Configured`, and needs none.
 HAND_WRITTEN = {
     "export/serving_model.py": {"ServingModel"},
+    "features/hints.py": {"Hint"},
     "features/fusion.py": {"FeatureHead", "FeatureFusion"},
     "knowledge/teachers.py": {"Teacher"},
     "losses/base.py": {"ClassificationLoss"},
@@ -63,12 +65,18 @@ HAND_WRITTEN = {
     "losses/symmetric.py": {"ReverseCrossEntropy", "SymmetricCrossEntropy"},
     "metrics.py": {"SelectionRate", "ExpectedCalibrationError"},
     "model/learning.py": {"PeerLearning"},
+    "optimizers.py": {"GradientRule", "CriticalGradients"},
     "_config.py": {"Configured"},
 }
-KERAS_BASES = (keras.losses.Loss, keras.metrics.Metric, keras.layers.Layer)
+KERAS_BASES = (
+    keras.losses.Loss,
+    keras.metrics.Metric,
+    keras.layers.Layer,
+    keras.optimizers.Optimizer,
+)
 # A part that is `Configured` and yet has to: its models are in no attribute,
 # or Keras would save their weights once more.
-PARTS_BY_HAND = {"Teacher"}
+PARTS_BY_HAND = {"Hint", "Teacher"}
 
 
 @functools.cache

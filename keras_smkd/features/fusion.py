@@ -8,8 +8,7 @@ from keras import ops
 
 from keras_smkd import _checks
 from keras_smkd.features.recording import checked_names
-from keras_smkd.features.recording import names_for_peers
-from keras_smkd.features.recording import recorder
+from keras_smkd.features.recording import shapes_of
 
 Shape = tuple[int | None, ...]
 
@@ -51,12 +50,7 @@ class FeatureHead(keras.layers.Layer):
             ValueError: if the layers are not there, their outputs do not fit
                 together, or there are weights for others already.
         """
-        shapes = [
-            tuple(recorder(peer, [name]).output[1][0].shape)
-            for peer, name in zip(
-                peers, names_for_peers(self.taps, len(peers)), strict=True
-            )
-        ]
+        shapes = shapes_of(peers, self.taps)
         if not self.built:
             self.num_classes = num_classes
             self.build(shapes)

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_smkd.features import names_for_peers
 from keras_smkd.features import recorder
+from keras_smkd.features.recording import tap_key
 from keras_smkd.knowledge import parts_of
 
 # What `predict` is to give, in the thread that called it.
@@ -112,9 +113,7 @@ def recorders(peers: Sequence[Any], taps: Sequence[Tap]) -> list[Any]:
 def tap_of(part: Any) -> Tap | None:
     """Return what a part looks at in the peers, `None` if at nothing."""
     taps = tuple(getattr(part, "taps", ()))
-    if not taps:
-        return None
-    return taps[0] if len(taps) == 1 else taps
+    return tap_key(taps) if taps else None
 
 
 def features_of(
