@@ -1,11 +1,10 @@
-"""The methods: what each is made of, and that each trains and goes on."""
+"""The methods: what each is made of, by value."""
 
 import keras
 import numpy as np
 import pytest
 from naive import naive_kl
 from naive import naive_log_softmax
-from peers import mlp
 
 from keras_smkd import callbacks
 from keras_smkd import divergences
@@ -31,54 +30,6 @@ def net():
     )
 
 
-# From a test's name to (what makes the model, logs beside loss and labels').
-DISTILLED = {"distillation_loss"}
-SELECTED = DISTILLED | {"selection_rate", "threshold"}
-MODELS = {
-    "dml": (lambda: methods.dml([net(), net()]), DISTILLED),
-    "smkd_static": (lambda: methods.smkd_static([net(), net()]), SELECTED),
-    "smkd_progressive": (
-        lambda: methods.smkd_progressive([net(), net()]),
-        SELECTED,
-    ),
-    "kdcl_naive": (lambda: methods.kdcl([net(), net()], "naive"), DISTILLED),
-    "kdcl_linear": (lambda: methods.kdcl([net(), net()], "linear"), DISTILLED),
-    "kdcl_min_logit": (lambda: methods.kdcl([net(), net()]), DISTILLED),
-    "kdcl_general": (
-        lambda: methods.kdcl([net(), net()], "general"),
-        DISTILLED,
-    ),
-    "pcl": (lambda: methods.pcl([net(), net()], "features"), DISTILLED),
-    "ffl": (lambda: methods.ffl([net(), net()], "features"), DISTILLED),
-    "mean_teacher": (lambda: methods.mean_teacher(net()), DISTILLED),
-    "temporal_ensembling": (
-        lambda: methods.temporal_ensembling(net(), SIZE),
-        DISTILLED,
-    ),
-    "m_correction": (lambda: methods.m_correction(net(), SIZE), set()),
-    "early_learning": (
-        lambda: methods.early_learning(net(), SIZE),
-        DISTILLED,
-    ),
-    "divide_mix": (lambda: methods.divide_mix([net(), net()], SIZE), set()),
-    "distillation": (lambda: methods.distillation(net(), mlp()), DISTILLED),
-    "logit_matching": (
-        lambda: methods.logit_matching(net(), [mlp(), mlp()]),
-        DISTILLED,
-    ),
-    "model_compression": (
-        lambda: methods.model_compression(net(), [mlp(), mlp()]),
-        DISTILLED,
-    ),
-    "teacher_free_self": (
-        lambda: methods.teacher_free(net(), mlp()),
-        DISTILLED,
-    ),
-    "teacher_free_reg": (lambda: methods.teacher_free(net()), set()),
-}
-WITHOUT_LABELS = ("logit_matching", "model_compression")
-
-
 @pytest.fixture
 def data(rng):
     x = rng.normal(size=(SIZE, 6)).astype("float32")
@@ -99,31 +50,6 @@ def fit(model, x, y, **kwargs):
         callbacks=measured,
         **kwargs,
     ).history
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_each_trains_and_goes_on_from_its_file(name, data, tmp_path):
-    make, logs = MODELS[name]
-    model = make()
-    assert not model.compiled
-    model.compile("adam", "sparse_categorical_crossentropy")
-    history = fit(model, *data, epochs=2)
-    expected = {"loss", *logs}
-    if name not in WITHOUT_LABELS:
-        expected.add("supervised_loss")
-    assert history.keys() == expected
-    assert np.all(np.isfinite(history["loss"]))
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    again = {"initial_epoch": 2, "epochs": 3}
-    assert fit(loaded, *data, **again) == fit(model, *data, **again)
-
-
-def test_every_method_is_tried_here():
-    tried = {name.split("_")[0] for name in MODELS}
-    # These run a loop, and the last is what one of them returns.
-    tried |= {"born", "iterative", "CrossValidation"}
-    assert {name.split("_")[0] for name in methods.__all__} == tried
 
 
 def test_the_defaults_are_the_papers():

@@ -263,3 +263,41 @@ def ffl(
         distillation_weight=weight,
         **kwargs,
     )
+
+
+def mc_dropout(
+    peers: Sequence[keras.Model],
+    passes: int = 8,
+    measure: str = "mutual_information",
+    threshold: float = 0.5,
+    **kwargs: Any,
+) -> PeerLearning:
+    """Return peers that learn from others what these know in every dropout.
+
+    Each peer predicts `passes` times with dropout on; the mean is what the
+    others learn, where the passes' uncertainty lies below the threshold:
+    `keras_smkd.knowledge.DropoutPasses`. The paper has the uncertainty, and
+    nobody who learns from it; this is where it stands in this formula.
+
+    Args:
+        peers: Models with dropout, functional or `keras.Sequential`. One
+            learns from itself.
+        passes: Number of passes, at least 1; more cost more.
+        measure: `"mutual_information"`, `"predictive_entropy"` or
+            `"variation_ratio"`.
+        threshold: As in `keras_smkd.selection.ConfidentKnowledge`.
+        **kwargs: Further arguments of `PeerLearning`.
+
+    Returns:
+        The model, not compiled.
+
+    Reference:
+        Gal and Ghahramani, 2016, "Dropout as a Bayesian Approximation".
+        https://arxiv.org/abs/1506.02142
+    """
+    return PeerLearning(
+        peers,
+        knowledge=knowledge.DropoutPasses(passes),
+        selection=ConfidentKnowledge(measure, threshold),
+        **kwargs,
+    )

@@ -1,0 +1,99 @@
+"""Systems that correct each label from what the network itself says."""
+
+from typing import Any
+
+import keras
+
+from keras_smkd import _checks
+from keras_smkd import targets
+from keras_smkd.model import PeerLearning
+
+
+def label_smoothing(
+    peer: keras.Model, smoothing: float = 0.1, **kwargs: Any
+) -> PeerLearning:
+    """Return a network that learns smoothed labels.
+
+    `target = (1 - smoothing) * label + smoothing / classes`;
+    `keras_smkd.targets.LabelSmoothing`.
+
+    Args:
+        peer: The network.
+        smoothing: In [0, 1].
+        **kwargs: Further arguments of `PeerLearning`.
+
+    Returns:
+        The model, not compiled.
+
+    Reference:
+        Szegedy et al., 2016, "Rethinking the Inception Architecture for
+        Computer Vision", section 7. https://arxiv.org/abs/1512.00567
+    """
+    return PeerLearning(
+        [peer], target=targets.LabelSmoothing(smoothing), **kwargs
+    )
+
+
+def bootstrapping(
+    peer: keras.Model,
+    hard: bool = False,
+    beta: float | None = None,
+    **kwargs: Any,
+) -> PeerLearning:
+    """Return a network that learns labels mixed with its own predictions.
+
+    `target = beta * label + (1 - beta) * p`, or the class that is predicted in
+    the place of `p`; `keras_smkd.targets.SoftBootstrapping` and
+    `HardBootstrapping`.
+
+    Args:
+        peer: The network.
+        hard: Whether the predicted class stands for the prediction.
+        beta: Share of the label, in [0, 1]; `None` for the paper's 0.95, and
+            0.8 if `hard`.
+        **kwargs: Further arguments of `PeerLearning`.
+
+    Returns:
+        The model, not compiled.
+
+    Reference:
+        Reed et al., 2015, "Training Deep Neural Networks on Noisy Labels with
+        Bootstrapping", eq. 6 and 7. https://arxiv.org/abs/1412.6596
+    """
+    _checks.boolean("hard", hard)
+    target: Any = (
+        targets.HardBootstrapping(0.8 if beta is None else beta)
+        if hard
+        else targets.SoftBootstrapping(0.95 if beta is None else beta)
+    )
+    return PeerLearning([peer], target=target, **kwargs)
+
+
+def proselflc(
+    peer: keras.Model,
+    sharpness: float = 16.0,
+    midpoint: float = 0.5,
+    **kwargs: Any,
+) -> PeerLearning:
+    """Return a network that trusts itself more with time and confidence.
+
+    `target = (1 - e) * label + e * p`, `e = sigmoid(sharpness * (t -
+    midpoint)) * (1 - H(p) / log(classes))`; `keras_smkd.targets.ProSelfLC`.
+    The authors tune both numbers; these are from their grids.
+
+    Args:
+        peer: The network.
+        sharpness: `B > 0`.
+        midpoint: `rho`, in [0, 1].
+        **kwargs: Further arguments of `PeerLearning`.
+
+    Returns:
+        The model, not compiled.
+
+    Reference:
+        Wang et al., 2021, "ProSelfLC: Progressive Self Label Correction for
+        Training Robust Deep Neural Networks", eq. 9 to 11.
+        https://arxiv.org/abs/2005.03788
+    """
+    target = targets.ProSelfLC(sharpness, midpoint)
+    return PeerLearning([peer], target=target, **kwargs)
