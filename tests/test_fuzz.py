@@ -23,6 +23,7 @@ from keras_smkd import features
 from keras_smkd import gates
 from keras_smkd import knowledge
 from keras_smkd import losses
+from keras_smkd import optimizers
 from keras_smkd import schedules
 from keras_smkd import selection
 from keras_smkd import targets
@@ -40,7 +41,9 @@ FEATURES = 3
 POLICIES = ["float32", "mixed_float16", "mixed_bfloat16"]
 if BACKEND != "jax":  # It has no float64 unless it is told so at its start.
     POLICIES.append("float64")
-MEASURES = st.sampled_from(["entropy", "probability", "margin"])
+ONE_PASS = ("entropy", "probability", "margin")
+MEASURES = st.sampled_from(ONE_PASS)
+OF_PASSES = st.sampled_from(["mutual_information", "variation_ratio"])
 THRESHOLDS = st.sampled_from([0.0, 1e-6, 0.3, 0.9, 1.0, 1.5])
 WEIGHTS = st.one_of(
     st.sampled_from([0.0, 1.0, 9.0]),
@@ -107,12 +110,27 @@ SELECTIONS = st.one_of(
         MEASURES,
         st.builds(schedules.Linear, THRESHOLDS, THRESHOLDS),
     ),
+    st.builds(selection.ConfidentKnowledge, OF_PASSES, THRESHOLDS),
     st.just(even_examples),
 )
 GATES = st.one_of(
     st.none(),
     st.builds(gates.LabelGate, st.sampled_from([0.0, 0.3, 1.0]), st.booleans()),
     st.builds(gates.TeacherConfidence),
+    st.builds(gates.SmallLoss, st.sampled_from([0.0, 0.3, 0.9])),
+    st.builds(
+        gates.SmallLoss,
+        st.builds(schedules.ForgetRate, st.just(0.4)),
+        st.just(True),
+        st.sampled_from([0.0, 0.5]),
+    ),
+    st.builds(
+        gates.Curriculum,
+        st.sampled_from(["self_paced", "linear", "focal", "predefined"]),
+    ),
+    st.builds(
+        lambda: gates.Product([gates.SmallLoss(0.3), gates.Curriculum()])
+    ),
     st.just(small_losses),
 )
 DIVERGENCES = st.one_of(
@@ -136,6 +154,8 @@ TARGETS = {
     "function": lambda size: half_predictions,
     "ensembling": targets.TemporalEnsembling,
     "joint": lambda size: targets.JointOptimizationLabels(size, window=2),
+    "mixture": lambda size: targets.MixtureBootstrapping(size),
+    "refinement": lambda size: targets.CoRefinement(size),
 }
 KNOWLEDGE = {
     "none": lambda size, network: None,
@@ -155,12 +175,20 @@ KNOWLEDGE = {
     "permuted": lambda size, network: knowledge.PermutedKnowledge(
         knowledge.Teacher(network()), seed=0
     ),
+    "dropout": lambda size, network: knowledge.DropoutPasses(2),
+    "early": lambda size, network: knowledge.EarlyPredictions(size),
     "function": lambda size, network: sharper_mean,
     "several": lambda size, network: knowledge.Several(
         [knowledge.AveragedPeers(0.5), knowledge.Teacher(network())]
     ),
 }
-MEMORIES = {"ensembling", "joint", "past"}
+MEMORIES = {"early", "ensembling", "joint", "mixture", "past", "refinement"}
+FEATURE_LOSSES = {
+    "none": lambda network: None,
+    "function": lambda network: SmallFeatures(),
+    "hint": lambda network: features.Hint("hidden", network(), "hidden"),
+    "adversaries": lambda network: features.FeatureAdversaries("hidden", 2),
+}
 LOSSES = {
     "sparse": lambda logits: "sparse_categorical_crossentropy",
     "categorical": lambda logits: "categorical_crossentropy",
@@ -199,7 +227,8 @@ CONFIGURATIONS = st.fixed_dictionaries(
         "schedule": SCHEDULES,
         "target": st.sampled_from(sorted(TARGETS)),
         "head": st.booleans(),
-        "feature_loss": st.sampled_from([None, SmallFeatures()]),
+        "feature_loss": st.sampled_from(sorted(FEATURE_LOSSES)),
+        "critical": st.booleans(),
         "loss": st.sampled_from(sorted(LOSSES)),
         "labels": st.sampled_from(["integer", "column", "one-hot", "soft"]),
         "index": st.booleans(),
@@ -224,10 +253,21 @@ def fitting(case):
         case["loss"] = "gce"
     if case["peers"] == 1:
         case["selective"] = False
+        if case["feature_loss"] == "adversaries":
+            case["feature_loss"] = "none"
+        if chooses(case["gate"]):
+            case["gate"] = None
+        if case["target"] == "refinement":
+            case["target"] = "mixture"
     if case["selective"] and case["selection"] is None:
         case["selection"] = selection.ConfidentKnowledge()
     # A head puts out logits, and no memory is of it.
-    remembers = MEMORIES & {case["knowledge"], case["target"]}
+    remembers = MEMORIES & {case["knowledge"], case["target"]} or isinstance(
+        case["gate"], (gates.Curriculum, gates.Product)
+    )
+    measure = getattr(case["selection"], "measure", "entropy")
+    if case["knowledge"] != "dropout" and measure not in ONE_PASS:
+        case["selection"] = selection.ConfidentKnowledge()
     if not case["from_logits"] or remembers or case["selective"]:
         case["head"] = False
     if case["knowledge"] == "fused" and not case["head"]:
@@ -242,7 +282,7 @@ def fitting(case):
         case["gate"] = None
     if case["knowledge"] == "none":
         case["selective"] = False
-        if case["feature_loss"] is None:
+        if case["feature_loss"] == "none":
             case["supervised_weight"] = 1.0
     # Far from the label, a step of gradient descent goes too far.
     if isinstance(case["divergence"], divergences.LogitSquaredError):
@@ -251,6 +291,11 @@ def fitting(case):
         sparse = case["labels"] in ("integer", "column")
         case["loss"] = "sparse" if sparse else "categorical"
     return case
+
+
+def chooses(gate):
+    """Return whether a gate has learners choose for each other."""
+    return isinstance(gate, (gates.SmallLoss, gates.Product))
 
 
 def selects_all(case):
@@ -293,6 +338,7 @@ def make_model(case, size):
             [
                 keras.Input((FEATURES,)),
                 keras.layers.Dense(4, activation="relu", name="hidden"),
+                keras.layers.Dropout(0.2),
                 keras.layers.Dense(case["classes"], activation=activation),
             ]
         )
@@ -319,7 +365,7 @@ def make_model(case, size):
         peers,
         divergence=case["divergence"],
         head=features.FeatureFusion("hidden") if case["head"] else None,
-        feature_loss=case["feature_loss"],
+        feature_loss=FEATURE_LOSSES[case["feature_loss"]](network),
         **arguments,
     )
 
@@ -345,9 +391,11 @@ def train(case):
         "classes": {"class_weight": {0: 0.5, 1: 2.0}},
     }[case["weighted"]]
     model = make_model(case, size)
-    optimizers = [keras.optimizers.SGD(0.01) for _ in range(case["peers"])]
+    each = [keras.optimizers.SGD(0.01) for _ in range(case["peers"])]
+    if case["critical"]:
+        each = [optimizers.CriticalGradients(own, 0.3) for own in each]
     model.compile(
-        optimizers[0] if case["one_optimizer"] else optimizers,
+        each[0] if case["one_optimizer"] else each,
         LOSSES[case["loss"]](case["from_logits"]),
         metrics=["accuracy"],
         run_eagerly=BACKEND != "jax",
