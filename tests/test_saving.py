@@ -186,3 +186,42 @@ def test_loading_runs_no_code_from_a_file(tmp_path):
     model.save(tmp_path / "model.keras")
     with pytest.raises(ValueError, match=r"[Ll]ambda.*unsafe"):
         keras.saving.load_model(tmp_path / "model.keras")
+
+
+def plain_model(**kwargs):
+    return keras_smkd.PeerLearning([linear(), linear()], **kwargs)
+
+
+def remembering_model():
+    target = keras_smkd.targets.TemporalEnsembling(8)
+    return plain_model(target=target)
+
+
+@pytest.mark.parametrize(
+    ("saved", "other", "message"),
+    [
+        (remembering_model, plain_model, "'target': .'TemporalEnsembling'."),
+        (plain_model, remembering_model, "'target': .'TemporalEnsembling'."),
+        (
+            lambda: plain_model(knowledge="averaged_peers"),
+            plain_model,
+            "'knowledge': .'AveragedPeers'.",
+        ),
+        (
+            lambda: keras_smkd.PeerLearning([linear()]),
+            plain_model,
+            "'peers': 1.*'peers': 2",
+        ),
+    ],
+)
+def test_weights_of_other_parts_are_refused_before_they_are_loaded(
+    saved, other, message, tmp_path
+):
+    path = tmp_path / "model.weights.h5"
+    saved().save_weights(path)
+    model = other()
+    before = [w.copy() for w in model.get_weights()]
+    with pytest.raises(ValueError, match=message):
+        model.load_weights(path)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)

@@ -2,16 +2,20 @@
 
 import contextlib
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
+import h5py
+import keras
 import numpy as np
 from keras import ops
 
 from keras_smkd._files import written_whole
+from keras_smkd.knowledge import parts_of
 
 # Of the files written here. A change of what is in them makes it one more.
 FORMAT = 1
@@ -34,7 +38,7 @@ class Place:
     torch_seed: int = 0
 
 
-def write_state(store: Any, seeds: Sequence[Any], place: Place | None) -> None:
+def write_state(store: Any, seeds: Sequence[Any], model: Any) -> None:
     """Put into a file what Keras leaves out.
 
     Without the seeds of dropout and of random layers, a resumed training goes
@@ -43,13 +47,55 @@ def write_state(store: Any, seeds: Sequence[Any], place: Place | None) -> None:
     Args:
         store: Where to, by name.
         seeds: Variables of the seeds.
-        place: Where in a training the model stands.
+        model: The model, with its parts and its place in a training.
     """
     for i, state in enumerate(seeds):
         store[f"seed_{i}"] = ops.convert_to_numpy(state)
     store["format"] = np.array(FORMAT, "int32")
-    if place is not None:
-        store["place"] = np.array(dataclasses.astuple(place), "int32")
+    parts = json.dumps(parts_with_weights(model)).encode()
+    store["parts"] = np.frombuffer(parts, "uint8")
+    if model.place is not None:
+        store["place"] = np.array(dataclasses.astuple(model.place), "int32")
+
+
+def parts_with_weights(model: Any) -> dict[str, Any]:
+    """Return how many peers a model has, and which parts with weights."""
+    held = {
+        name: [
+            type(own).__name__
+            for own in parts_of(part)
+            if isinstance(own, keras.Layer)
+        ]
+        for name, part in {**model.parts(), "head": model.head}.items()
+    }
+    kinds = {name: kinds for name, kinds in held.items() if kinds}
+    return {"peers": len(model.peers), **kinds}
+
+
+def check_parts(filepath: Any, model: Any) -> None:
+    """Raise, before it is loaded, if a file is of a model with other parts.
+
+    Args:
+        filepath: A file of weights; Keras sees to all that is none.
+        model: The model to load it into.
+
+    Raises:
+        ValueError: if the numbers of peers or the parts with weights differ.
+    """
+    if not str(filepath).endswith(".weights.h5"):
+        return
+    try:
+        with h5py.File(filepath, "r") as file:
+            saved = json.loads(bytes(np.asarray(file["vars"]["parts"])))
+    except (OSError, KeyError, ValueError):
+        return
+    own = parts_with_weights(model)
+    if saved != own:
+        raise ValueError(
+            "`filepath` must be a file of the weights of a model with the "
+            f"same peers and parts. Received: {str(filepath)!r} of a model "
+            f"with {saved}, for one with {own}."
+        )
 
 
 def read_state(
@@ -68,6 +114,7 @@ def read_state(
     saved = {name: store[name] for name in store.keys()}
     check_format(saved.pop("format", None))
     place = saved.pop("place", None)
+    saved.pop("parts", None)
     names = {name for name in saved if name.startswith("seed_")}
     if len(names) == len(seeds):
         for i, state in enumerate(seeds):

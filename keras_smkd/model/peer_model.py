@@ -120,11 +120,8 @@ class PeerModel(keras.Model):
                 peers_module.warn_of_softmax(self.peers)
             recorders = forward.recorders(self.peers, self.taps)
             self._recorders = lambda: recorders
-            forward.prepare(
-                {**self.parts(), "head": self.head},
-                self.peers,
-                self.num_classes,
-            )
+            parts = {**self.parts(), "head": self.head}
+            forward.prepare(parts, self.peers, self.num_classes)
             self._is_prepared = True
         self.built = True
 
@@ -389,8 +386,10 @@ class PeerModel(keras.Model):
         )
 
     def load_weights(self, filepath: Any, **kwargs: Any) -> None:
-        """Load as `keras.Model.load_weights` does."""
+        """Load as `keras.Model.load_weights` does, of the same parts."""
         self._build_optimizer()
+        if not kwargs.get("skip_mismatch"):
+            files.check_parts(filepath, self)
         super().load_weights(filepath, **kwargs)
 
     def save(
@@ -422,7 +421,7 @@ class PeerModel(keras.Model):
     def save_own_variables(self, store: Any) -> None:
         """Save the model's own weights, its randomness and its place."""
         super().save_own_variables(store)
-        files.write_state(store, self._seed_states(), self.place)
+        files.write_state(store, self._seed_states(), self)
 
     def load_own_variables(self, store: Any) -> None:
         """Load what `save_own_variables` saved.
