@@ -18,24 +18,31 @@ BATCHES = EXAMPLES // BATCH
 CIFAR = ["--train_size=512", "--test_size=64", "--epochs=4"]
 
 
+def make_network(seed):
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            # Without a seed, torch draws from its own generator.
+            keras.layers.Dropout(0.3, seed=seed),
+            keras.layers.Dense(4),
+        ]
+    )
+
+
 def make_model():
     keras.utils.set_random_seed(0)
-    peers = [
-        keras.Sequential(
-            [
-                keras.Input((8, 8, 1)),
-                keras.layers.Flatten(),
-                # Without a seed, torch draws from its own generator.
-                keras.layers.Dropout(0.3, seed=seed),
-                keras.layers.Dense(4),
-            ]
-        )
-        for seed in (None, 3)
-    ]
+    teacher = make_network(5)
+    peers = [make_network(seed) for seed in (None, 3)]
     model = keras_smkd.SelectiveMutualDistillation(
         peers,
         target=keras_smkd.targets.TemporalEnsembling(EXAMPLES),
-        knowledge=keras_smkd.knowledge.AveragedPeers(0.9),
+        knowledge=keras_smkd.knowledge.Several(
+            [
+                keras_smkd.knowledge.AveragedPeers(0.9),
+                keras_smkd.knowledge.Teacher(teacher),
+            ]
+        ),
     )
     steps = EPOCHS * EXAMPLES // BATCH
     decay = keras.optimizers.schedules.CosineDecay(0.1, steps)

@@ -4,9 +4,10 @@
     KERAS_BACKEND=jax python benchmarks/kills.py --ways cifar --data_dir DIR
 
 A training of a few epochs is killed (SIGKILL) and started again by the same
-command until it ends. Its last weights, their averages, optimizers, step,
-threshold, memory of examples and states of randomness are then compared, bit
-for bit, with those of a training that was left alone. Three ways of going on:
+command until it ends. It learns from averaged peers and a teacher. Its last
+weights, their averages, optimizers, step, threshold, memory of examples and
+states of randomness are then compared, bit for bit, with those of a training
+that was left alone. Three ways of going on:
 
 - `backup`: `BackupAndRestore`, with a pipeline of `tf.data`;
 - `checkpoint`: `ModelCheckpoint`, `load_model` and `initial_epoch`, with a

@@ -583,3 +583,61 @@ def test_runs_are_tuned_and_reported(module, tmp_path):
     assert "Every method was tuned by 2 trials." in text
     accuracy = f"{100 * last['epochs']['test_peer'][-1]:.1f}"
     assert f"| cross_entropy | 1 | 2, 2 | {accuracy} | {accuracy} |" in text
+
+
+# Every system at its defaults.
+
+
+def defaults_of(system, **changes):
+    return {
+        "system": system,
+        "noise": "asymmetric:0.4",
+        "seed": 1,
+        "epochs": 3,
+        "batch_size": 64,
+        "learning_rate": 0.001,
+        "backend": "torch",
+        **changes,
+    }
+
+
+def test_a_system_is_measured_after_its_last_epoch_and_its_best(module):
+    records = [
+        module("defaults").execute(defaults_of(system, **changes))
+        for system, changes in (
+            ("cross_entropy", {}),
+            ("incv", {}),
+            # The same again is the same.
+            ("cross_entropy", {}),
+            ("fitnets", {"epochs": 2}),
+        )
+    ]
+    assert [record["epochs"] for record in records] == [3, 3, 3, 2]
+    for record in records:
+        assert 0 < record["last"] <= record["best"] <= 1
+        # Five of ten classes lose 40 % of their labels.
+        assert record["wrong"] == pytest.approx(0.2, abs=0.03)
+    assert records[0]["last"] == records[2]["last"]
+
+
+def test_the_table_has_means_and_deviations(module):
+    found = [
+        {
+            "config": defaults_of("gce", seed=seed),
+            "last": last,
+            "best": 0.9,
+        }
+        for seed, last in enumerate((0.5, 0.6, 0.7))
+    ]
+    lines = module("defaults").table(found, ["gce"], ["asymmetric:0.4"])
+    assert lines[-1] == "| `gce` | 60.0 ± 10.0 | 90.0 ± 0.0 |"
+
+
+def test_every_function_of_the_methods_has_a_row_of_the_page(module):
+    systems = module("systems").SYSTEMS
+    functions = {n for n in keras_smkd.methods.__all__ if n.islower()}
+    for name in functions - {"iterative_cross_validation"}:
+        assert any(system.startswith(name) for system in systems), name
+    page = (ROOT / "docs" / "methods.md").read_text()
+    rows = [line for line in page.splitlines() if line.count(" ± ") == 4]
+    assert [row.split("`")[1] for row in rows] == list(systems)
