@@ -154,13 +154,23 @@ def test_parts_can_be_made_as_contributing_says():
     for block in test_readme.blocks("python", "CONTRIBUTING.md"):
         exec(block, names)
     tests = [name for name in names if name.startswith("test_")]
-    assert len(tests) == 2
+    assert len(tests) == 3
     for name in tests:
         names[name]()
+    # The gate in a model, and from its configuration.
+    gate = names["LabelProbability"](2.0)
+    assert gate.from_config(gate.get_config()) == gate
+    model = keras_smkd.PeerLearning([linear()], gate=gate)
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    x, y = np.eye(4, 6, dtype="float32"), np.arange(4)
+    loss = model.fit(x, y, batch_size=4, verbose=0).history["loss"]
+    p = ops.convert_to_numpy(ops.softmax(model.peers[0](x)))[y, y]
+    np.testing.assert_allclose(loss, [-np.mean(p**2 * np.log(p))], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    "page", ["design.md", "devices.md", "evidence.md", "resume.md"]
+    "page",
+    ["design.md", "devices.md", "evidence.md", "methods.md", "resume.md"],
 )
 def test_links_lead_to_files(page):
     text = (ROOT / "docs" / page).read_text()
@@ -176,3 +186,46 @@ def test_files_that_the_pages_name_are_there(page):
     for room in rooms:
         inside = (ROOT / "keras_smkd" / room, ROOT / room)
         assert any(path.exists() for path in inside), room
+
+
+# The reference list of the paper on SMKD: its systems, networks and data.
+REFERENCES = """
+    Arazo 2019, Ba 2014, Bossard 2014, Bucila 2006, Chen 2019, Chung 2020,
+    Deng 2009, Furlanello 2018, Gal 2016, Guo 2020, Han 2018, He 2016,
+    Hinton 2015, Jiang 2018, Kim 2019, Krizhevsky 2009, Laine 2017, Ma 2020,
+    Patrini 2017, Pereyra 2017, Reed 2015, Romero 2015, Szegedy 2016,
+    Tanaka 2018, Tarvainen 2017, Wang 2019, Wang 2021, Wu 2021, Xia 2019,
+    Xia 2020, Xia 2021, Xu 2019, Yao 2020, Yu 2019, Yuan 2020, Zhang 2018,
+    Zhang and Sabuncu 2018
+"""
+
+
+def rows_of_methods():
+    """Return the cells of the tables of references, row by row."""
+    text = (ROOT / "docs" / "methods.md").read_text()
+    rows = re.findall(r"^\| (\w.*?), (\d{4}), (.*?) \|(.*)\|$", text, re.M)
+    return [(name, year, code) for name, year, _, code in rows]
+
+
+def test_the_page_on_methods_names_each_reference():
+    found = {
+        re.sub(" (et al.|and (?!Sabuncu).*)", "", name) + f" {year}"
+        for name, year, _ in rows_of_methods()
+    }
+    expected = {name.strip() for name in REFERENCES.split(",")}
+    assert len(expected) == 37
+    # Beyond the list.
+    assert found - expected == {"Liu 2020", "Li 2020"}
+    assert expected - found == set()
+
+
+def test_the_page_on_methods_has_every_function_and_no_other():
+    text = (ROOT / "docs" / "methods.md").read_text()
+    named = set(re.findall(r"methods\.(\w+)", text)) - {"md"}
+    functions = {name for name in keras_smkd.methods.__all__ if name.islower()}
+    # What `incv` begins with.
+    assert named == functions - {"iterative_cross_validation"}
+    for dotted in re.findall(r"`keras_smkd\.([\w.]+)", text):
+        found = keras_smkd
+        for name in dotted.split("."):
+            found = getattr(found, name)
