@@ -452,8 +452,9 @@ def compiled(function):
 @pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="torch runs what it is given"
 )
-@pytest.mark.parametrize("select", [False, True])
-@each_route
+@pytest.mark.parametrize(
+    ("name", "select"), [("others", True), ("itself", False), ("alike", True)]
+)
 @each_kind
 def test_eager_is_compiled(rng, own, kind, name, select):
     routes = ROUTES[name]

@@ -161,10 +161,7 @@ def test_metrics_names_pair_with_the_list_of_evaluate(data, kwargs):
     assert len(values) == len(before)
 
 
-def test_without_metrics_there_are_the_names_of_the_objective(data):
-    model = model_of(supervised_weight=0.0, knowledge=None, selection=None)
-    assert model.metrics_names == ["loss"]
-    assert model.evaluate(*data, verbose=0) == 0.0
+def test_without_metrics_there_are_the_names_of_the_objective():
     model = model_of()
     assert model.metrics_names == [
         "loss",
