@@ -64,7 +64,7 @@ def run_step(
         return _run_stateless_step(model, step, state, weighed(data), after)
     # The sum is a new tensor; the counter itself moves with the step.
     before = steps_taken(model.optimizer) + 0
-    logs = step(weighed(*arguments))
+    logs = reducible(model, step(weighed(*arguments)))
     taken = steps_taken(model.optimizer) - before
     if keras.backend.backend() == "torch":
         import torch
@@ -74,6 +74,79 @@ def run_step(
     else:
         after(taken)
     return logs
+
+
+def reducible(model: Any, logs: Any) -> Any:
+    """Return a step's logs in a form of which Keras takes the workers' mean.
+
+    With several workers of TensorFlow, Keras 3.15 reduces each value along
+    its first axis, which a scalar has not: every `fit` would fail.
+    """
+    if not _has_workers(model):
+        return logs
+    return {name: ops.reshape(value, (1,)) for name, value in logs.items()}
+
+
+def build_symbolically(
+    model: Any,
+    build: Callable[..., None],
+    iterator: Any = None,
+    data_batch: Any = None,
+) -> None:
+    """Run Keras's symbolic build, which comes before the first step.
+
+    With several workers of TensorFlow, Keras 3.15 would first take the mean
+    of their batches, all arrays at once, which fails for every model. The
+    build looks at shapes only: this worker's part of the batch serves.
+
+    Args:
+        model: To be built.
+        build: Keras's `_maybe_symbolic_build`, bound to the model.
+        iterator: Keras's iterator of an epoch, or `None`.
+        data_batch: A batch of data, or `None`.
+    """
+    if iterator is not None and _has_workers(model):
+        results = model.distribute_strategy.experimental_local_results
+        _, _, batches = next(iter(iterator))
+        data_batch = keras.tree.map_structure(
+            lambda part: results(part)[0], next(batches)
+        )
+        iterator = None
+    build(iterator=iterator, data_batch=data_batch)
+
+
+def has_part_of_data() -> bool:
+    """Return whether this process is one of several with data of its own.
+
+    They are parts of a whole on torch, and on JAX. TensorFlow's strategies
+    divide the whole among the processes themselves.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        distribution = keras.distribution.distribution()
+        return distribution is not None and distribution.num_processes > 1
+    if backend == "torch":
+        from torch import distributed
+
+        return (
+            distributed.is_available()
+            and distributed.is_initialized()
+            and distributed.get_world_size() > 1
+        )
+    return False
+
+
+def _has_workers(model: Any) -> bool:
+    """Return whether the model is one of several workers of TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    strategy = model.distribute_strategy
+    return (
+        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        and strategy.extended._in_multi_worker_mode()
+    )
 
 
 def _run_stateless_step(

@@ -1,6 +1,7 @@
 """The labels of a batch: their forms, and what is wrong with them."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -9,6 +10,8 @@ from keras import ops
 
 from keras_smkd import _checks
 from keras_smkd._labels import labels_of
+from keras_smkd.knowledge import parts_of
+from keras_smkd.model import backends
 
 KEYS = ("label", "index", "labelled")
 
@@ -200,21 +203,37 @@ def with_index(y: Any) -> Any:
     """Return labels in memory with each example's place, if it is not there.
 
     Other labels are returned as they are: a stream must bring its own.
+
+    Raises:
+        ValueError: if this process has a part of the data only, whose places
+            in the whole nobody knows.
     """
     labels = label_of(y)
     if not is_in_memory(labels):
         return y
     if isinstance(y, dict) and "index" in y:
         return y
+    if backends.has_part_of_data():
+        raise ValueError(
+            "`y` must be {'label': ..., 'index': ...} in several processes, "
+            "for a part that remembers examples: the index is each example's "
+            "place in the data of all of them. Received: labels without an "
+            "index."
+        )
     own = y if isinstance(y, dict) else {"label": y}
     return {**own, "index": np.arange(len(labels), dtype="int32")}
 
 
-def check_index_values(y: Any, num_examples: int) -> None:
+def check_index_values(y: Any, parts: Iterable[Any]) -> None:
     """Raise if labels in memory have an index that does not fit the data set.
 
     What is not an array in memory (a data set, a generator) passes: its
     places are looked at batch by batch, by the part that remembers.
+
+    Args:
+        y: Labels, as given to `fit`.
+        parts: Of the model. Those that remember, inside others too, say how
+            many examples there are: their `num_examples`.
 
     Raises:
         TypeError: if the index does not hold integers.
@@ -224,11 +243,17 @@ def check_index_values(y: Any, num_examples: int) -> None:
     label = label_of(y)
     if not is_in_memory(label) or not isinstance(y, dict) or "index" not in y:
         return
+    for part in (own for part in parts for own in parts_of(part)):
+        if hasattr(part, "num_examples"):
+            _check_index(y, len(label), part.num_examples)
+
+
+def _check_index(y: Any, num_labels: int, num_examples: int) -> None:
     index = np.asarray(ops.convert_to_numpy(index_of_batch(y)))
-    if len(index) != len(label):
+    if len(index) != num_labels:
         raise ValueError(
             "`y['index']` must be as long as `y['label']`. "
-            f"Received: {len(index)} places for {len(label)} labels."
+            f"Received: {len(index)} places for {num_labels} labels."
         )
     if index.size and (index.min() < 0 or index.max() >= num_examples):
         raise ValueError(

@@ -296,6 +296,9 @@ class PeerLearning(peer_model.PeerModel):
             self, super().train_step, args, self._weighed, self._after_step
         )
 
+    def test_step(self, *args: Any) -> Any:
+        return backends.reducible(self, super().test_step(*args))
+
     def _weighed(self, data: Any) -> Any:
         if self._class_weight is None:
             return data

@@ -15,7 +15,6 @@ from keras import ops
 from keras_smkd import _checks
 from keras_smkd import functional
 from keras_smkd._frozen import in_whole_file
-from keras_smkd.knowledge import parts_of
 from keras_smkd.model import backends
 from keras_smkd.model import files
 from keras_smkd.model import forward
@@ -184,12 +183,7 @@ class PeerModel(keras.Model):
         """Check the arguments of a training in place, and set up for it."""
         y = self._labels(given.get("y"))
         given["y"] = labels_module.with_index(y) if add_index else y
-        for part in self.parts().values():
-            for own in parts_of(part):
-                if hasattr(own, "num_examples"):
-                    labels_module.check_index_values(
-                        given["y"], own.num_examples
-                    )
+        labels_module.check_index_values(given["y"], self.parts().values())
         before = (self.clock.schedule, self._class_weight)
         self._class_weight = labels_module.checked_class_weight(
             given.pop("class_weight", None),
@@ -290,10 +284,8 @@ class PeerModel(keras.Model):
     @property
     def needs_index(self) -> bool:
         """Whether a part needs each example's place in the data set."""
-        return any(
-            getattr(part, "needs_index", False)
-            for part in self.parts().values()
-        )
+        parts = self.parts().values()
+        return any(getattr(part, "needs_index", False) for part in parts)
 
     # Progress.
 
@@ -447,3 +439,7 @@ class PeerModel(keras.Model):
         state = super()._get_jax_state(**kwargs)
         backends.remember_state(self, state, kwargs)
         return state
+
+    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        build = super()._maybe_symbolic_build
+        backends.build_symbolically(self, build, *args, **kwargs)
