@@ -35,7 +35,9 @@ def join(rank, ports):
         # CPUs only; what joins GPUs needs no setting.
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         keras.distribution.initialize(f"localhost:{ports[0]}", world, rank)
-        return keras.distribution.DataParallel(auto_shard_dataset=False).scope()
+        distribution = keras.distribution.DataParallel(auto_shard_dataset=False)
+        keras.distribution.set_distribution(distribution)
+        return contextlib.nullcontext()
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
@@ -99,7 +101,10 @@ def make_data(way, rank, count):
     y = generator.integers(0, CLASSES, EXAMPLES)
     batch_size = BATCH // count
     if way == "pipeline":
-        train = data.make_pipeline(
+        make = data.make_pipeline
+        if BACKEND == "torch":  # TensorFlow need not be there.
+            make = data.PipelineSequence
+        train = make(
             x,
             y,
             batch_size=batch_size,
@@ -124,21 +129,28 @@ def kind_of(variable):
     return "peers"
 
 
-def train(scope, way, rank, world):
+def train(folder, scope, way, rank, world):
     """Return all that a training ends with: `{kind and name: array}`."""
     # TensorFlow's strategy divides the whole data among the processes.
     part = (0, 1) if BACKEND == "tensorflow" else (rank, world)
     given = make_data(way, *part)
     with scope:
         model = make_model(world)
-        history = model.fit(
-            **given,
-            epochs=EPOCHS,
-            shuffle=False,
-            verbose=0,
-            callbacks=[callbacks.ProgressiveThreshold(0.8, 0.5)],
-        ).history
-        evaluated = model.evaluate(**given, verbose=0, return_dict=True)
+    history = model.fit(
+        **given,
+        epochs=EPOCHS,
+        shuffle=False,
+        verbose=0,
+        callbacks=[callbacks.ProgressiveThreshold(0.8, 0.5)],
+    ).history
+    if rank == 0:
+        # One process alone: the others must not be needed.
+        model.save_weights(f"{folder}/{way}-{world}.weights.h5")
+    evaluated = model.evaluate(**given, verbose=0, return_dict=True)
+    predicted = {}
+    if BACKEND != "jax":  # Keras gives none of several processes the whole.
+        inputs = make_data("arrays", 0, 1)["x"]
+        predicted["predicted"] = model.predict(inputs, BATCH, verbose=0)
     variables = [(kind_of(v), v) for v in model.weights]
     variables += [("optimizer", v) for v in model.optimizer.variables]
     return {
@@ -146,6 +158,7 @@ def train(scope, way, rank, world):
             f"{kind} {i}": keras.ops.convert_to_numpy(variable)
             for i, (kind, variable) in enumerate(variables)
         },
+        **predicted,
         **{f"logs {name}": value for name, value in history.items()},
         **{f"logs test {name}": value for name, value in evaluated.items()},
     }
@@ -154,7 +167,7 @@ def train(scope, way, rank, world):
 def main():
     folder, way, rank, *ports = sys.argv[1:]
     scope = join(int(rank), ports)
-    end = train(scope, way, int(rank), len(ports))
+    end = train(folder, scope, way, int(rank), len(ports))
     np.savez(f"{folder}/{way}-{len(ports)}-{rank}.npz", **end)
 
 

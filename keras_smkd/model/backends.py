@@ -3,6 +3,7 @@
 Each says why the backends need to be told apart.
 """
 
+import contextlib
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -222,6 +223,21 @@ def map_outputs(result: Any, function: Callable[[Any], Any]) -> Any:
         outputs, state = result
         return function(outputs), state
     return function(result)
+
+
+@contextlib.contextmanager
+def saving_alone() -> Iterator[None]:
+    """Let one process of several save a model by itself, on JAX.
+
+    To know what not to save, Keras makes an optimizer, and under a
+    distribution all processes must make its variables at once.
+    """
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
 
 
 def remember_state(model: Any, state: Any, asked: dict[str, Any]) -> None:

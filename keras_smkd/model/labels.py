@@ -243,7 +243,7 @@ def check_index_values(y: Any, parts: Iterable[Any]) -> None:
     label = label_of(y)
     if not is_in_memory(label) or not isinstance(y, dict) or "index" not in y:
         return
-    for part in (own for part in parts for own in parts_of(part)):
+    for part in (own for held in parts for own in parts_of(held)):
         if hasattr(part, "num_examples"):
             _check_index(y, len(label), part.num_examples)
 

@@ -395,7 +395,7 @@ class PeerModel(keras.Model):
         self._build_optimizer()
         is_one_file = zipped is not False and str(filepath).endswith(".keras")
         whole = files.whole_file(filepath, overwrite, is_one_file)
-        with whole as path, in_whole_file():
+        with whole as path, in_whole_file(), backends.saving_alone():
             super().save(path, overwrite=overwrite, zipped=zipped, **kwargs)
 
     def save_weights(
@@ -407,7 +407,8 @@ class PeerModel(keras.Model):
         """Save as `keras.Model.save_weights` does, one file whole or not."""
         self._build_optimizer()
         is_one_file, space = max_shard_size is None, files.space_of(self)
-        with files.whole_file(filepath, overwrite, is_one_file, space) as path:
+        whole = files.whole_file(filepath, overwrite, is_one_file, space)
+        with whole as path, backends.saving_alone():
             super().save_weights(path, overwrite, max_shard_size)
 
     def save_own_variables(self, store: Any) -> None:

@@ -1,0 +1,111 @@
+"""Several processes give what one gives."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+from peers import linear
+
+import keras_smkd
+from keras_smkd.model import backends
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BACKEND = keras.backend.backend()
+
+
+def test_two_processes_end_like_one():
+    if BACKEND != "torch":
+        pytest.importorskip("tensorflow", reason="makes a tf.data pipeline")
+    script = ROOT / "benchmarks" / "processes.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--ways=pipeline"],
+        env={**os.environ, "KERAS_BACKEND": BACKEND, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    (names,) = [line[1:] for line in lines if line[0] == "way"]
+    (values,) = [line[2:] for line in lines if line[0] == BACKEND]
+    report = dict(zip(names, values, strict=True))
+    # It is a run in which there was something to get wrong.
+    assert 0.05 < float(report.pop("selected")) < 0.95
+    assert float(report.pop("remembered")) == 1.0
+    if BACKEND == "jax":  # Keras cannot predict there.
+        assert report.pop("predicted") == "-"
+    assert len(report) == 6 + (BACKEND != "jax")
+    assert float(report["clock"]) == 0.0
+    for name, difference in report.items():
+        assert float(difference) <= 1e-6, name
+
+
+def remembering_model():
+    model = keras_smkd.PeerLearning(
+        [linear()], target=keras_smkd.targets.TemporalEnsembling(8)
+    )
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
+def test_a_process_with_a_part_of_the_data_must_say_its_places(
+    rng, monkeypatch
+):
+    monkeypatch.setattr(backends, "has_part_of_data", lambda: True)
+    model = remembering_model()
+    before = model.get_weights()
+    x, y = rng.normal(size=(4, 6)).astype("float32"), np.array([0, 1, 2, 3])
+    with pytest.raises(ValueError, match="in several processes"):
+        model.fit(x, y, verbose=0)
+    with pytest.raises(ValueError, match="in several processes"):
+        model.fit(x, {"label": y}, verbose=0)
+    for value, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, other)
+    places = np.array([1, 3, 5, 7])
+    model.fit(x, {"label": y, "index": places}, verbose=0)
+    memory = keras.ops.convert_to_numpy(model.target.memory)
+    assert np.flatnonzero(memory.any(axis=(1, 2))).tolist() == [1, 3, 5, 7]
+    # Without a memory nobody asks for places.
+    forgetful = keras_smkd.PeerLearning([linear()])
+    forgetful.compile("sgd", "sparse_categorical_crossentropy")
+    forgetful.fit(x, y, verbose=0)
+    assert forgetful.step == 1
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_process_knows_whether_its_data_are_a_part(count, monkeypatch):
+    assert not backends.has_part_of_data()
+    if BACKEND == "jax":
+        monkeypatch.setattr(
+            keras.distribution,
+            "distribution",
+            lambda: types.SimpleNamespace(num_processes=count),
+        )
+    if BACKEND == "torch":
+        from torch import distributed
+
+        monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(distributed, "get_world_size", lambda: count)
+    # TensorFlow's strategies are given the whole in every process.
+    expected = count > 1 and BACKEND != "tensorflow"
+    assert backends.has_part_of_data() is expected
+
+
+def test_a_distribution_is_in_force_again_after_saving(tmp_path):
+    set_distribution = keras.distribution.set_distribution
+    distribution = types.SimpleNamespace()
+    model = remembering_model()
+    model.fit(np.zeros((2, 6)), np.array([0, 1]), verbose=0)
+    try:
+        set_distribution(distribution)
+        with pytest.raises(OSError):
+            model.save_weights(tmp_path / "none" / "a.weights.h5")
+        assert keras.distribution.distribution() is distribution
+        model.save(tmp_path / "a.keras")
+        assert keras.distribution.distribution() is distribution
+    finally:
+        set_distribution(None)
