@@ -12,6 +12,7 @@ import pytest
 from peers import linear
 
 import keras_smkd
+from keras_smkd import data
 from keras_smkd.model import backends
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -109,3 +110,40 @@ def test_a_distribution_is_in_force_again_after_saving(tmp_path):
         assert keras.distribution.distribution() is distribution
     finally:
         set_distribution(None)
+
+
+def test_data_are_not_divided_twice_among_workers(rng, monkeypatch):
+    pytest.importorskip("tensorflow", reason="makes a tf.data pipeline")
+    monkeypatch.setattr(backends, "_has_workers", lambda model: True)
+    x, y = rng.normal(size=(8, 6)).astype("float32"), np.arange(8) % 4
+    model = keras_smkd.PeerLearning([linear()])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    for make in (data.make_pipeline, data.PipelineSequence):
+        for shuffle in (False, True):
+            given = {"batch_size": 4, "shuffle": shuffle, "seed": 0}
+            whole = make(x, y, **given)
+            assert whole.shard == (0, 1)
+            backends.check_undivided(model, whole)
+            part = make(x, y, shard=(1, 2), **given)
+            assert part.shard == (1, 2)
+            with pytest.raises(ValueError, match=r"shard=\(1, 2\)"):
+                model.fit(part, shuffle=False, verbose=0)
+    # Another dataset has a method of that name.
+    backends.check_undivided(model, make_dataset(x, y))
+    backends.check_undivided(model, x)
+    assert model.step == 0
+
+
+def make_dataset(x, y):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
+
+
+def test_one_process_may_be_given_one_of_several_parts(rng):
+    x, y = rng.normal(size=(8, 6)).astype("float32"), np.arange(8) % 4
+    model = keras_smkd.PeerLearning([linear()])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    part = data.PipelineSequence(x, y, batch_size=2, shard=(1, 2))
+    model.fit(part, shuffle=False, verbose=0)
+    assert model.step == 2

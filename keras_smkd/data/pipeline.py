@@ -152,10 +152,15 @@ def make_pipeline(
             "deterministic": deterministic if prefetch else None,
         }
         if plan.shuffle or plan.augmentation.is_random:
-            return tf_batches.random_epochs(tf, plan, batch_at, options)
-        dataset = tf.data.Dataset.from_tensor_slices(plan.positions(0))
-        dataset = dataset.batch(plan.batch_size)
-        dataset = dataset.map(
-            lambda positions: batch_at(positions, {}), **options
-        )
-        return dataset.prefetch(tf.data.AUTOTUNE) if prefetch else dataset
+            dataset = tf_batches.random_epochs(tf, plan, batch_at, options)
+        else:
+            dataset = tf.data.Dataset.from_tensor_slices(plan.positions(0))
+            dataset = dataset.batch(plan.batch_size)
+            dataset = dataset.map(
+                lambda positions: batch_at(positions, {}), **options
+            )
+            if prefetch:
+                dataset = dataset.prefetch(tf.data.AUTOTUNE)
+    # So that `fit` can tell where it must not be divided once more.
+    dataset.shard = plan.shard
+    return dataset

@@ -116,6 +116,11 @@ class PipelineSequence(keras.utils.PyDataset):
         self.epoch = epoch
 
     @property
+    def shard(self) -> tuple[int, int]:
+        """Which part of how many parts of the data it is."""
+        return self._plan.shard
+
+    @property
     def num_batches(self) -> int:
         return self._plan.num_batches
 

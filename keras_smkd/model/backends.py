@@ -116,6 +116,26 @@ def build_symbolically(
     build(iterator=iterator, data_batch=data_batch)
 
 
+def check_undivided(model: Any, data: Any) -> None:
+    """Raise if data are divided that TensorFlow will divide once more.
+
+    Its workers would see a part of their part, and the rest nobody.
+
+    Args:
+        model: To be trained.
+        data: What `fit` is given; a pipeline says its `shard`.
+    """
+    shard = getattr(data, "shard", None)
+    # Of datasets that are no pipeline's, it is a method.
+    if not isinstance(shard, tuple) or shard[1] == 1 or not _has_workers(model):
+        return
+    raise ValueError(
+        "`x` must be all data in every process: TensorFlow's strategy divides "
+        f"them itself. Received: a pipeline with shard={shard}. Make it "
+        "without a shard, with the batch size of all processes together."
+    )
+
+
 def has_part_of_data() -> bool:
     """Return whether this process is one of several with data of its own.
 

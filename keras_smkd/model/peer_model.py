@@ -162,6 +162,7 @@ class PeerModel(keras.Model):
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         given = FIT_SIGNATURE.bind(self, *args, **kwargs).arguments
         given.pop("self")
+        backends.check_undivided(self, given.get("x"))
         given["validation_data"] = labels_module.checked_validation(
             given.get("validation_data"), self.num_classes
         )
