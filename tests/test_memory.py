@@ -245,7 +245,7 @@ def test_a_batch_without_an_index_is_refused_in_training(rng, make):
 def test_a_head_has_no_place_in_a_memory(rng, make):
     part = prepared(make())
     with pytest.raises(
-        ValueError, match="one of the 2 peers.*a head. Received: 3 learners"
+        ValueError, match=r"one of the 2 peers.*a head\. Received: 3 learners"
     ):
         part(batch_at([0, 1], predictions_of(rng, 2, 3, 3)))
 
