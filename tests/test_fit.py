@@ -129,6 +129,63 @@ def test_schedule_lasts_for_one_fit(data):
         assert history.history["threshold"][0] == pytest.approx(value)
 
 
+def test_a_fit_that_failed_leaves_no_schedule(data):
+    def stop(epoch, logs):
+        raise KeyboardInterrupt
+
+    model = model_of()
+    stopping = keras.callbacks.LambdaCallback(on_epoch_end=stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*data, callbacks=[StaticThreshold(0.25), stopping], **FIT)
+    history = model.fit(*data, callbacks=[StaticThreshold(0.125)], **FIT)
+    assert history.history["threshold"] == [0.125]
+
+
+def test_progress_ends_at_1(data):
+    schedule = keras_smkd.schedules.Linear(0.0, 1.0)
+    selection = ConfidentKnowledge(threshold=schedule)
+    model = model_of(selection=selection, total_steps=2)
+    found = []
+    for _ in range(4):
+        model.train_on_batch(*data)
+        found.append(model.threshold)
+    assert found == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_total_steps_that_were_given_outlast_a_fit(data):
+    model = model_of()
+    model.fit(*data, **FIT)
+    assert model.total_steps == STEPS
+    assert model.get_config()["total_steps"] is None
+    model.total_steps = 20
+    model.fit(*data, **FIT)
+    assert model.total_steps == 20
+    assert model.get_config()["total_steps"] == 20
+
+
+def test_every_epoch_of_arrays_has_an_order_of_its_own(data):
+    losses = []
+    keep = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: losses.append(logs["loss"])
+    )
+    model = model_of(optimizer=keras.optimizers.SGD(0.0))
+    model.fit(*data, batch_size=8, epochs=2, verbose=0, callbacks=[keep])
+    first, second = np.reshape(losses, (2, STEPS))
+    np.testing.assert_allclose(first[-1], second[-1], rtol=1e-5)
+    assert np.abs(first - second)[:-1].max() > 1e-3
+
+
+def test_batches_that_several_optimizers_accumulate_are_one_step(data):
+    optimizers = [
+        keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+        for _ in range(2)
+    ]
+    recorder = Recorder()
+    model = model_of(optimizer=optimizers)
+    model.fit(*data, epochs=2, callbacks=[recorder], **FIT)
+    assert recorder.steps == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5]
+
+
 @pytest.mark.skipif(BACKEND == "torch", reason="torch runs eagerly")
 def test_nothing_is_traced_again_while_training(data):
     traces = []
@@ -627,15 +684,22 @@ def test_class_weights_act_in_training_only(data, kind, form):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_class_weights_of_examples_without_a_label(data):
+@pytest.mark.parametrize("form", ["ids", "one-hot"])
+def test_class_weights_of_examples_without_a_label(data, form):
     x, y = data
     labelled = np.arange(len(y)) % 2
-    labels = {"label": np.where(labelled, y, -1), "labelled": labelled}
+    given = np.where(labelled, y, -1)
+    loss = "sparse_categorical_crossentropy"
+    if form == "one-hot":
+        given, loss = np.eye(4, dtype="float32")[given], loss[7:]
+    labels = {"label": given, "labelled": labelled}
     weight = np.where(
         labelled, [CLASS_WEIGHT.get(int(label), 1.0) for label in y], 1.0
     )
     peers = [linear(), linear()]
     by_class, by_sample = (model_of(copies(peers)) for _ in range(2))
+    for model in (by_class, by_sample):
+        model.compile("sgd", loss)
     by_class.fit(x, labels, class_weight=CLASS_WEIGHT, **FIT)
     by_sample.fit(x, labels, sample_weight=weight, **FIT)
     for ours, theirs in zip(

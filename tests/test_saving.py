@@ -127,6 +127,31 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, name):
     assert model.step == 5
 
 
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path, monkeypatch, name
+):
+    model = keras_smkd.SelectiveMutualDistillation([linear(), linear()])
+    path = tmp_path / name
+    save(model, path)
+    earlier = path.stat().st_ino
+    sync, synced = os.fsync, []
+
+    def watched(descriptor):
+        sync(descriptor)
+        synced.append((os.fstat(descriptor).st_ino, path.stat().st_ino))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with path.open("rb") as reader:
+        whole = path.read_bytes()
+        model.clock.step.assign(5)
+        save(model, path)
+        # Who reads the earlier file reads it to its end.
+        assert reader.read() == whole
+    assert path.read_bytes() != whole
+    assert synced == [(path.stat().st_ino, earlier)]
+
+
 def test_what_is_no_local_file_is_left_to_keras(tmp_path, monkeypatch):
     model = keras_smkd.SelectiveMutualDistillation([linear(), linear()])
     model.save(tmp_path / "folder", zipped=False)

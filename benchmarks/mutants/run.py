@@ -74,8 +74,8 @@ def run_tests(folder, tests, *options, timeout=None):
     return done.returncode, done.stdout + done.stderr
 
 
-def is_caught(folder, item):
-    """Return whether a break makes its tests fail."""
+def caught_by(folder, item):
+    """Return the test that a break makes fail, `None` if none does."""
     path = folder / item.file
     source = path.read_text(encoding="utf-8")
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns
@@ -91,7 +91,10 @@ def is_caught(folder, item):
         raise RuntimeError(
             f"{item.what}: pytest ended with {status}.\n{output}"
         )
-    return status != 0
+    if status == 0:
+        return None
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.M)
+    return failed[1] if failed else f"timeout of {FLAGS.timeout} s"
 
 
 def check(folder, items):
@@ -119,21 +122,21 @@ def main(_):
         print(f"all tests pass, {time.monotonic() - start:.0f} s", flush=True)
         for item in items:
             start = time.monotonic()
-            caught = is_caught(folder, item)
+            test = caught_by(folder, item)
             seconds = round(time.monotonic() - start, 1)
-            word = "caught" if caught else "SURVIVED"
+            word = "caught" if test else "SURVIVED"
             print(f"{word:8} {seconds:5} s  {item.file}: {item.what}")
             sys.stdout.flush()
             results.append(
                 {
                     "file": item.file,
                     "what": item.what,
-                    "caught": caught,
+                    "caught_by": test,
                     "seconds": seconds,
                     "reason": item.reason,
                 }
             )
-    survivors = [result for result in results if not result["caught"]]
+    survivors = [result for result in results if not result["caught_by"]]
     number = len(results) - len(survivors)
     share = 100 * number / max(1, len(results))
     print(f"\n{number} of {len(results)} caught, {share:.1f} %")
