@@ -90,6 +90,16 @@ def test_epoch_left_early_is_begun_again(prefetch):
     assert epoch_of(dataset) == second
 
 
+def test_an_iterator_that_lags_behind_turns_no_epoch_back():
+    dataset = numbered(40, shuffle=True, seed=5, prefetch=False)
+    slow = iter(dataset)
+    next(slow)
+    epochs = [epoch_of(dataset) for _ in range(2)]
+    assert epochs[0] != epochs[1]
+    next(slow)
+    assert int(dataset.epoch) == 2
+
+
 def test_fit_trains_on_the_same_epochs_on_every_backend():
     # A model that adds its inputs up and learns nothing tells the order.
     model = keras.Sequential(

@@ -681,6 +681,15 @@ def test_the_callback_measures_the_weights(kind):
         )
 
 
+def test_the_callback_has_a_ridge_of_its_own():
+    rng = np.random.default_rng(9)
+    x_valid = rng.normal(size=(30, 4)).astype("float32")
+    measure = MeasureEnsemble(x_valid, rng.integers(0, 3, 30), ridge=1e6)
+    model = fitted(GeneralEnsemble(), [measure], epochs=1)[0]
+    weights = numpy_of(model.knowledge.peer_weights)
+    np.testing.assert_allclose(weights, 0.5, rtol=1e-5)
+
+
 def test_measured_weights_are_saved_with_the_model(tmp_path):
     rng = np.random.default_rng(9)
     x_valid = rng.normal(size=(30, 4)).astype("float32")

@@ -245,6 +245,18 @@ def test_a_teacher_teaches_what_it_predicts(data):
     assert "selection_rate" not in logs and "threshold" not in logs
 
 
+def test_a_teacher_has_no_dropout(data):
+    x, _ = data
+    own = mlp(dropout=0.5)
+    batch = Batch(x=x, logits=ops.zeros((SIZE, 1, 4)), training=True)
+    np.testing.assert_allclose(
+        numpy_of(knowledge.Teacher(own)(batch).logits)[:, 0],
+        numpy_of(own(x, training=False)),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
 def test_a_teacher_never_learns_and_never_thaws(data):
     own = mlp(dropout=0.5)
     before = own.get_weights()
@@ -297,6 +309,10 @@ def test_weights_files_have_a_digest_of_the_teacher_only(data, tmp_path):
     assert path.stat().st_size + 4 * own.count_params() < (
         (tmp_path / "model.keras").stat().st_size + 20_000
     )
+    # A whole file that was written does not change what comes after it.
+    after = tmp_path / "after.weights.h5"
+    model.save_weights(after)
+    assert after.stat().st_size == path.stat().st_size
     again = PeerLearning([linear()], knowledge=knowledge.Teacher(own))
     again.load_weights(path)
     wrong = PeerLearning([linear()], knowledge=knowledge.Teacher(other))
@@ -382,6 +398,16 @@ def test_a_first_visit_adds_no_distillation(data):
     history = fit(model, *data, epochs=2)
     assert history["distillation_loss"][0] == 0
     assert history["distillation_loss"][1] > 0
+
+
+def test_a_selection_passes_on_only_what_is_there(data):
+    selection = keras_smkd.selection.ConfidentKnowledge(threshold=2.0)
+    past = knowledge.PastPredictions(SIZE)
+    model = PeerLearning([linear()], knowledge=past, selection=selection)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    history = fit(model, *data, epochs=2)
+    assert history["selection_rate"] == [0.0, 1.0]
+    assert history["distillation_loss"][0] == 0
 
 
 def test_streams_must_bring_the_index(data):
@@ -516,6 +542,20 @@ def test_a_permutation_keeps_the_largest_and_moves_the_rest(rng):
         expected = row.copy()
         expected[rest] = row[order]
         np.testing.assert_array_equal(found[n, 0], expected)
+
+
+def test_a_permutation_speaks_where_its_source_does(rng):
+    given = Knowledge(
+        logits=ops.convert_to_tensor(rng.normal(size=(3, 2, 4))),
+        routes=np.array([[2.0, 1.0]]),
+        available=ops.convert_to_tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]),
+    )
+    part = knowledge.PermutedKnowledge(lambda batch: given, seed=1)
+    found = part(Batch(training=True))
+    np.testing.assert_array_equal(found.routes, given.routes)
+    np.testing.assert_array_equal(
+        numpy_of(found.available), numpy_of(given.available)
+    )
 
 
 def test_a_permutation_is_for_training_only(data):

@@ -574,6 +574,45 @@ def test_target_corrects_the_labels_of_each_peer(batch):
         )
 
 
+def test_no_gradient_flows_through_a_gate_that_is_a_function(batch):
+    x, y = batch
+    peer = linear()
+
+    def first_class(batch):
+        return keras.ops.exp(batch.log_probs[..., 0])
+
+    model = compiled(keras_smkd.PeerLearning([peer], gate=first_class))
+    before = peer.get_weights()[0]
+    p = softmax(x.astype("float64") @ before)
+    model.train_on_batch(x, y)
+    step = x.T @ (p[:, :1] * (p - np.eye(CLASSES)[y])) / len(x)
+    np.testing.assert_allclose(
+        before - peer.get_weights()[0], step, rtol=1e-3, atol=2e-6
+    )
+
+
+def test_no_gradient_flows_through_knowledge_to_a_function(batch):
+    x, y = batch
+
+    def of_knowledge(batch):
+        first = keras.ops.exp(batch.knowledge[..., 0])
+        return first + batch.knowledge_logits[..., 1]
+
+    peers = [linear(), linear()]
+    alone = compiled(keras_smkd.PeerLearning(copies(peers)))
+    model = compiled(
+        keras_smkd.PeerLearning(
+            peers, knowledge="peers", divergence=of_knowledge
+        )
+    )
+    alone.train_on_batch(x, y)
+    model.train_on_batch(x, y)
+    for own, other in zip(peers, alone.peers, strict=True):
+        np.testing.assert_allclose(
+            own.get_weights()[0], other.get_weights()[0], rtol=1e-5, atol=1e-6
+        )
+
+
 def test_every_part_may_be_a_function_of_the_batch(batch):
     """All at once: each is called, and its values enter the formula."""
     x, y = batch
