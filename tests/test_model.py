@@ -581,7 +581,9 @@ def test_no_gradient_flows_through_a_gate_that_is_a_function(batch):
     def first_class(batch):
         return keras.ops.exp(batch.log_probs[..., 0])
 
-    model = compiled(keras_smkd.PeerLearning([peer], gate=first_class))
+    model = compiled(
+        keras_smkd.PeerLearning([peer], gate=first_class, total_steps=1)
+    )
     before = peer.get_weights()[0]
     p = softmax(x.astype("float64") @ before)
     model.train_on_batch(x, y)
@@ -602,7 +604,7 @@ def test_no_gradient_flows_through_knowledge_to_a_function(batch):
     alone = compiled(keras_smkd.PeerLearning(copies(peers)))
     model = compiled(
         keras_smkd.PeerLearning(
-            peers, knowledge="peers", divergence=of_knowledge
+            peers, knowledge="peers", divergence=of_knowledge, total_steps=1
         )
     )
     alone.train_on_batch(x, y)
