@@ -312,6 +312,17 @@ def test_evaluation_compares_with_the_averages(
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "float64"])
+def test_averages_are_predicted_only_where_they_are_asked_for(data):
+    x, _ = data
+    model = model_of([linear(), linear()])
+    train(model, data)
+    averaged = model.predict(x, verbose=0, output="averaged")
+    for name, peer in zip(model.peer_names, model.peers, strict=True):
+        own = numpy_of(peer(x))
+        np.testing.assert_allclose(numpy_of(model(x)[name]), own, rtol=1e-6)
+    assert np.abs(averaged - model.predict(x, verbose=0)).max() > 1e-4
+
+
 def test_other_precisions_learn_from_averages(data, policy):
     if policy == "float64" and BACKEND == "jax":
         pytest.skip(

@@ -209,6 +209,7 @@ def test_lists_of_optimizers_that_do_not_fit():
     adam = keras.optimizers.Adam()
     cases = [
         (["adam"], "1 optimizers for 2 peers"),
+        (["adam", "sgd", "sgd"], "3 optimizers for 2 peers"),
         ([adam, adam], "one object twice"),
         (
             [adam, keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())],

@@ -65,6 +65,12 @@ def test_progressive_threshold_is_the_formula(sharpness, midpoint):
         )
 
 
+def test_a_progressive_threshold_loosens_by_default():
+    schedule = callbacks.ProgressiveThreshold()
+    found = [round(schedule.value(t), 3) for t in (0.0, 0.5, 1.0)]
+    assert found == [0.018, 0.5, 0.982]
+
+
 def test_the_base_class_asks_for_a_value():
     schedule = callbacks.ThresholdSchedule()
     assert schedule.needs_progress is True

@@ -410,6 +410,17 @@ def test_each_image_has_operations_of_its_own():
     assert set(draws["sign"].ravel()) == {-1, 1}
 
 
+def test_each_image_gets_what_was_drawn_for_it():
+    images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    names = rand_augment.RAND_AUGMENT_OPS
+    op = [[names.index("solarize")], [names.index("identity")]]
+    changed = rand_augment.apply(
+        images, np.array(op, np.int32), np.ones((2, 1), np.int32), 1.0
+    )
+    np.testing.assert_array_equal(changed[0], 255 - images[0])
+    np.testing.assert_array_equal(changed[1], images[1])
+
+
 def test_the_strongest_and_the_weakest(images):
     for magnitude in (0.0, 1.0):
         augment = data.Augmentation(num_ops=1, magnitude=magnitude)

@@ -614,6 +614,14 @@ def test_gaussian_mixture_equals_a_naive_em(rng):
 
 
 @needs_sklearn
+def test_the_larger_losses_are_the_noisy_ones_with_any_seed(rng):
+    losses, _ = planted_losses(rng)
+    ends = [losses.argmin(), losses.argmax()]
+    for seed in range(6):
+        posterior = estimators.gaussian_mixture_posterior(losses, seed)
+        assert posterior[ends[0]] < 0.5 < posterior[ends[1]]
+
+
 def test_gaussian_mixture_has_a_seed_and_no_global_state(rng):
     losses, _ = planted_losses(rng)
     before = np.random.get_state()  # noqa: NPY002

@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 from keras import ops
 
+import keras_smkd
 from keras_smkd import divergences
 from keras_smkd import features
 from keras_smkd.batch import Batch
@@ -494,6 +495,35 @@ def test_a_layer_of_each_peer_by_its_own_name():
         features.FeatureFusion("second").prepare(peers, 4)
     with pytest.raises(ValueError, match="one name for all peers or one for"):
         features.FeatureFusion(["a", "b", "c"]).prepare(peers, 4)
+
+
+def test_the_ensemble_is_that_of_the_peers_without_the_head(rng):
+    def first_class(y_true, y_pred):
+        return y_pred[:, 0]
+
+    peers = [image_peer(name="first"), image_peer(name="second")]
+    head = features.FeatureFusion(["first", "second"])
+    model = keras_smkd.PeerLearning(
+        peers, knowledge="fused_classifier", head=head
+    )
+    model.compile(
+        "sgd", "sparse_categorical_crossentropy", metrics=[first_class]
+    )
+    x = 5.0 * rng.normal(size=(8, 6, 6, 2)).astype("float32")
+    y = rng.integers(0, 4, 8)
+    each = model.predict(x, verbose=0, output="all")
+    assert np.abs(each["head"] - each["peer_0"]).max() > 1e-2
+    mean = (each["peer_0"] + each["peer_1"]) / 2
+    np.testing.assert_allclose(
+        model.predict(x, verbose=0), mean, rtol=1e-5, atol=1e-6
+    )
+    logs = model.evaluate(x, y, verbose=0, return_dict=True)
+    expected = {
+        "first_class": mean,
+        **{f"{name}_first_class": probs for name, probs in each.items()},
+    }
+    for name, probs in expected.items():
+        np.testing.assert_allclose(logs[name], probs[:, 0].mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

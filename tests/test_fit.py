@@ -152,6 +152,16 @@ def test_progress_ends_at_1(data):
     assert found == [0.0, 0.5, 1.0, 1.0]
 
 
+def test_an_evaluation_moves_no_threshold(data):
+    schedule = keras_smkd.schedules.Linear(0.25, 0.75)
+    selection = ConfidentKnowledge(threshold=schedule)
+    model = model_of(selection=selection, total_steps=2)
+    model.train_on_batch(*data)
+    assert (model.threshold, model.step) == (0.25, 1)
+    model.evaluate(*data, verbose=0)
+    assert model.threshold == 0.25
+
+
 def test_total_steps_that_were_given_outlast_a_fit(data):
     model = model_of()
     model.fit(*data, **FIT)
@@ -471,7 +481,9 @@ def test_callback_list_is_taken_as_keras_takes_it(data):
     callbacks = keras.callbacks.CallbackList(
         [schedule], model=model, epochs=2, steps=STEPS, add_history=True
     )
+    before = list(callbacks.callbacks)
     model.fit(*data, epochs=2, callbacks=callbacks, **FIT)
+    assert callbacks.callbacks == before
     assert (model.step, model.total_steps) == (10, 10)
     assert model.threshold == pytest.approx(schedule.value(0.9))
 

@@ -117,11 +117,11 @@ def test_the_largest_of_a_soft_label_counts():
 def test_a_gate_takes_nothing_from_what_is_not_selected(routes, dtype):
     nan = math.nan
 
-    def weights(selected):
+    def weights(selected, label=(1.0, 0.0)):
         return numpy_of(
             gates.LabelGate()(
                 Batch(
-                    labels=[[1.0, 0.0]],
+                    labels=[label],
                     knowledge=log_of([[[nan, nan], [0.2, 0.8]]]),
                     routes=routes,
                     selected=np.array(selected, dtype),
@@ -130,7 +130,8 @@ def test_a_gate_takes_nothing_from_what_is_not_selected(routes, dtype):
         ).tolist()
 
     assert weights([[0, 1]]) == [[0, 1]]
-    assert weights([[0, 0]]) == [[1, 1]]
+    for label in ((1.0, 0.0), (0.0, 1.0)):
+        assert weights([[0, 0]], label) == [[1, 1]]
 
 
 def test_a_gate_takes_nothing_from_what_is_not_on_the_routes():

@@ -267,6 +267,23 @@ def test_an_epoch_is_a_number_of_epochs(training):
             training.model.set_epoch(value)
 
 
+def test_an_epoch_that_is_set_is_that_of_the_data(data):
+    x, y = data
+    batches = keras_smkd.data.PipelineSequence(
+        x, y, batch_size=8, shuffle=True, seed=1
+    )
+    model = keras_smkd.SelectiveMutualDistillation([linear(), linear()])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.set_epoch(2)
+    seen = []
+    look = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: seen.append(batches.epoch)
+    )
+    fit = {"initial_epoch": 2, "epochs": 4, "verbose": 0}
+    model.fit(batches, callbacks=[look], **fit)
+    assert seen == [2, 3]
+
+
 def test_a_training_stopped_by_a_batch_stands_inside_its_epoch(
     training, tmp_path
 ):

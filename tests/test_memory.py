@@ -175,6 +175,13 @@ def test_past_predictions_are_the_corrected_average(rng):
         average = 0.6 * average + 0.4 * visit
 
 
+def test_a_place_outside_is_heard_from_past_predictions(rng):
+    part = prepared(knowledge.PastPredictions(4))
+    given = part(batch_at([0, 4], predictions_of(rng, 2, 2, 3)))
+    np.testing.assert_array_equal(numpy_of(given.available), [[0, 0], [1, 1]])
+    assert np.isnan(numpy_of(given.log_probs)[1]).all()
+
+
 def test_past_predictions_say_nothing_in_evaluation(rng):
     part = prepared(knowledge.PastPredictions(4, routes="others"))
     part(batch_at([0, 1], predictions_of(rng, 2, 2, 3)))

@@ -291,14 +291,16 @@ def test_each_peer_runs_forward_once_in_a_step(batch):
         )
 
 
-def test_probabilities_and_logits_give_the_same(batch):
+@pytest.mark.parametrize("target", [None, "hard_bootstrapping"])
+def test_probabilities_and_logits_give_the_same(batch, target):
     logit_peers = [mlp(), mlp(5)]
     softmax_peers = [mlp(activation="softmax"), mlp(5, activation="softmax")]
     for a, b in zip(logit_peers, softmax_peers, strict=True):
         b.set_weights(a.get_weights())
-    from_logits = compiled(smkd(logit_peers, 0.9, temperature=2.0))
+    options = {"temperature": 2.0, "target": target}
+    from_logits = compiled(smkd(logit_peers, 0.9, **options))
     from_probs = compiled(
-        smkd(softmax_peers, 0.9, temperature=2.0, from_logits=False)
+        smkd(softmax_peers, 0.9, from_logits=False, **options)
     )
     logs = from_logits.evaluate(*batch, verbose=0)
     np.testing.assert_allclose(

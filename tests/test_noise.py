@@ -165,6 +165,10 @@ def test_exact_gives_ties_to_the_next_classes_in_turn():
     matrix = np.full((4, 4), 0.25)
     noisy = noise.corrupt_labels([0, 1, 2, 3], matrix, seed=0, exact=True)
     assert noisy.tolist() == [1, 2, 3, 0]
+    # 0.4 and 1.4 are expected: they tie, whatever rounding makes of them.
+    matrix = np.array([[1.0, 0.0, 0.0], [0.1, 0.2, 0.7], [0.0, 0.0, 1.0]])
+    noisy = noise.corrupt_labels([1, 1], matrix, seed=0, exact=True)
+    assert noisy.tolist() == [2, 2]
 
 
 def test_exact_seed_decides_only_which_examples_flip():

@@ -116,6 +116,8 @@ def test_a_projection_depends_on_the_seed_and_its_class_alone(rng):
     ]
     assert len(np.unique(np.round(np.stack(drawn), 6), axis=1)[0]) == 5
     assert np.all(np.abs(drawn[0] - drawn[1]).max(axis=1) > 1e-3)
+    ratios = drawn[0][:3, 3] / drawn[0][:3, 4]
+    assert len(np.unique(np.round(ratios, 6))) == 3
 
 
 def test_projections_are_standard_normal():

@@ -24,6 +24,23 @@ def data(rng):
     return x, rng.integers(0, 4, 32)
 
 
+@pytest.mark.parametrize("name", ["mixed_bfloat16", "mixed_float16"])
+def test_the_loss_of_half_precision_is_computed_in_float32(data, name):
+    x, y = data
+    peer = linear(dtype=name)
+    model = keras_smkd.PeerLearning([peer])
+    model.compile("sgd", SPARSE)
+    outputs = keras.ops.cast(peer(x), "float32")
+    losses = keras.ops.sparse_categorical_crossentropy(
+        y, outputs, from_logits=True
+    )
+    np.testing.assert_allclose(
+        model.evaluate(x, y, verbose=0, return_dict=True)["supervised_loss"],
+        float(keras.ops.mean(losses)),
+        rtol=1e-5,
+    )
+
+
 @pytest.mark.parametrize("broken", ["input", "infinite input", "weight"])
 def test_terminate_on_nan_stops_at_the_batch(data, broken):
     x, y = data

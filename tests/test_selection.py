@@ -212,8 +212,8 @@ def test_what_is_not_finite_has_no_share():
     nan = math.nan
     log_probs = np.log([[0.9, 0.1], [nan, nan], [0.8, 0.2], [0.7, 0.3]])
     select = selection.MostConfidentShare()
-    # Two of three: rank 0 and 1 lie below half of three.
-    assert selected_of_one(select, log_probs, 0.5) == [1, 0, 1, 0]
+    # Two of three: rank 2 lies below 0.6 of four, and not of three.
+    assert selected_of_one(select, log_probs, 0.6) == [1, 0, 1, 0]
     assert selected_of_one(select, log_probs, 2.0) == [1, 0, 1, 1]
 
 
