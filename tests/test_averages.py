@@ -311,7 +311,6 @@ def test_evaluation_compares_with_the_averages(
         )
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "float64"])
 def test_averages_are_predicted_only_where_they_are_asked_for(data):
     x, _ = data
     model = model_of([linear(), linear()])
@@ -323,6 +322,7 @@ def test_averages_are_predicted_only_where_they_are_asked_for(data):
     assert np.abs(averaged - model.predict(x, verbose=0)).max() > 1e-4
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "float64"])
 def test_other_precisions_learn_from_averages(data, policy):
     if policy == "float64" and BACKEND == "jax":
         pytest.skip(

@@ -622,6 +622,7 @@ def test_the_larger_losses_are_the_noisy_ones_with_any_seed(rng):
         assert posterior[ends[0]] < 0.5 < posterior[ends[1]]
 
 
+@needs_sklearn
 def test_gaussian_mixture_has_a_seed_and_no_global_state(rng):
     losses, _ = planted_losses(rng)
     before = np.random.get_state()  # noqa: NPY002

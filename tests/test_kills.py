@@ -267,9 +267,10 @@ def test_an_epoch_is_a_number_of_epochs(training):
             training.model.set_epoch(value)
 
 
-def test_an_epoch_that_is_set_is_that_of_the_data(data):
-    x, y = data
-    batches = keras_smkd.data.PipelineSequence(
+def test_an_epoch_that_is_set_is_that_of_the_data(rng):
+    x = rng.normal(size=(16, 6)).astype("float32")
+    y = rng.integers(0, 4, 16)
+    batches = smkd_data.PipelineSequence(
         x, y, batch_size=8, shuffle=True, seed=1
     )
     model = keras_smkd.SelectiveMutualDistillation([linear(), linear()])
