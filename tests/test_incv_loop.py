@@ -113,6 +113,32 @@ def test_a_round_is_a_naive_loop(data, noise, noise_rate):
     assert (found.removed.size > 0) == (noise == "symmetric")
 
 
+def test_each_half_is_judged_by_the_network_of_the_other(data):
+    x, noisy, _ = data
+    x = np.concatenate([x, np.ones((SIZE, 1), "float32")], axis=1)
+    taught = []
+
+    def always_its_own_number(model, x_taught, y_taught):
+        kernel = np.zeros((7, 3), "float32")
+        kernel[-1, len(taught)] = 5.0
+        model.peers[0].set_weights([kernel])
+        taught.append({row.tobytes() for row in x_taught})
+
+    found = FIND(
+        lambda: linear(7, 3),
+        x,
+        noisy,
+        always_its_own_number,
+        1,
+        "asymmetric",
+        0.4,
+        verbose=0,
+    )
+    judges = [int(row.tobytes() in taught[0]) for row in x]
+    expected = np.flatnonzero(noisy == judges)
+    np.testing.assert_array_equal(found.kept, expected)
+
+
 def test_what_is_kept_teaches_and_what_is_removed_does_not(data):
     x, noisy, _ = data
     taught = []
