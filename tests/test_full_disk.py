@@ -5,6 +5,8 @@ fail in the same way.
 """
 
 import contextlib
+import errno
+import os
 import stat
 
 import keras
@@ -140,6 +142,15 @@ def test_a_folder_that_a_killed_process_left_goes(tmp_path):
             file.write("whole")
     assert (tmp_path / "file").read_text() == "whole"
     assert not left.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_told_in_words_is_an_error_of_the_file(number, tmp_path):
+    path = tmp_path / "model.keras"
+    with pytest.raises(OSError, match="as it was") as found:
+        with written_whole(path):
+            raise RuntimeError(f"Unable to write: {os.strerror(number)}.")
+    assert (found.value.errno, found.value.filename) == (number, str(path))
 
 
 def test_other_errors_stay_what_they_are(tmp_path):

@@ -1,5 +1,7 @@
 """The methods on digits: each trains, goes on from its file, and logs."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -195,6 +197,49 @@ def test_each_of_stages_trains_and_goes_on(name, data, tmp_path, capsys):
         assert model.loss.revised_matrix.shape == (10, 10)
         return  # Its loss is to be attached anew to what a file gives.
     check_that_it_goes_on(model, data, tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "epochs", "networks"),
+    [
+        ("forward_correction", {"warm_up": 1}, [1, 3], 2),
+        ("t_revision", {"warm_up": 1}, [1, 3, 3], 1),
+        ("joint_optimization", {"start": 0.5, "retraining": 2}, [3, 2], 2),
+    ],
+)
+def test_stages_have_their_epochs_and_begin_anew_or_go_on(
+    data, capsys, method, options, epochs, networks
+):
+    made = []
+
+    def make():
+        made.append(net())
+        return made[-1]
+
+    fit = {"epochs": 3, "batch_size": 16, "verbose": 2}
+    model = getattr(methods, method)(make, sgd(), *data, **options, **fit)
+    shown = re.findall(r"^Epoch 1/(\d+)", capsys.readouterr().out, re.M)
+    assert [int(number) for number in shown] == epochs
+    assert len(made) == networks
+    assert model.peers == [made[-1]]
+
+
+def test_hints_have_their_epochs_and_the_teacher_fades_out(data, capsys):
+    model = methods.fitnets(
+        net(),
+        net(),
+        "features",
+        "features",
+        sgd(),
+        *data,
+        hint_epochs=1,
+        epochs=2,
+        verbose=2,
+    )
+    shown = re.findall(r"^Epoch 1/(\d+)", capsys.readouterr().out, re.M)
+    assert shown == ["1", "2"]
+    weights = [model.distillation_weight(t) for t in (0.0, 0.5, 1.0)]
+    assert weights == [4.0, 2.5, 1.0]
 
 
 def test_cross_validation_and_co_teaching_on_what_it_kept(data):

@@ -64,7 +64,7 @@ def chosen(only, shard):
 
 
 def run_tests(folder, tests, *options, timeout=0):
-    """Return pytest's exit status and output, -14 after the timeout."""
+    """Return pytest's exit status, or minus what killed it, and its output."""
     output = folder / "output.txt"
     child = os.fork()
     if not child:
@@ -109,8 +109,9 @@ def caught_by(folder, item):
         os.utime(path, ns=times)
     if status == 0:
         return None
-    if status == -signal.SIGALRM:
-        return f"none in {FLAGS.timeout} s"
+    if status < 0:
+        # Of the timeout, or of a library that crashed.
+        return f"the process, which died of signal {-status}"
     if status not in FAILED:
         raise RuntimeError(
             f"{item.what}: pytest ended with {status}.\n{output}"
