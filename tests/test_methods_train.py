@@ -202,8 +202,8 @@ def test_each_of_stages_trains_and_goes_on(name, data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("method", "options", "epochs", "networks"),
     [
-        ("forward_correction", {"warm_up": 1}, [1, 3], 2),
-        ("t_revision", {"warm_up": 1}, [1, 3, 3], 1),
+        ("forward_correction", {"warm_up": 2}, [2, 3], 2),
+        ("t_revision", {"warm_up": 2}, [2, 3, 3], 1),
         ("joint_optimization", {"start": 0.5, "retraining": 2}, [3, 2], 2),
     ],
 )
@@ -232,12 +232,12 @@ def test_hints_have_their_epochs_and_the_teacher_fades_out(data, capsys):
         "features",
         sgd(),
         *data,
-        hint_epochs=1,
+        hint_epochs=3,
         epochs=2,
         verbose=2,
     )
     shown = re.findall(r"^Epoch 1/(\d+)", capsys.readouterr().out, re.M)
-    assert shown == ["1", "2"]
+    assert shown == ["3", "2"]
     weights = [model.distillation_weight(t) for t in (0.0, 0.5, 1.0)]
     assert weights == [4.0, 2.5, 1.0]
 
