@@ -92,6 +92,13 @@ def test_limits_of_the_measures():
         assert np.isnan(float(functional.uncertainty(bad, name)))
 
 
+def test_the_mutual_information_of_equal_passes_is_not_negative(rng):
+    one = naive_log_softmax(rng.normal(size=(500, 4)))
+    samples = np.stack([one] * 3).astype("float32")
+    found = numpy_of(functional.mutual_information(samples))
+    assert 0.0 <= found.min() and found.max() < 1e-5
+
+
 def functional_net():
     """Dropout inside of a model inside, and batch normalisation."""
     inner = keras.Sequential(
@@ -148,6 +155,24 @@ def test_passes_differ_and_their_mean_is_known(data, make):
     after = [v for run in part._runs() for v in run.get_weights()]
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_each_pass_is_of_each_example(data):
+    x = data[0]
+    peer = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dropout(0.0),
+            keras.layers.Dense(4),
+        ]
+    )
+    part = prepared([peer], passes=3)
+    known = part(Batch(x=x, logits=ops.zeros((24, 1, 4))))
+    expected = naive_log_softmax(numpy_of(peer(x)))
+    for samples in numpy_of(known.samples):
+        np.testing.assert_allclose(
+            samples[:, 0], expected, rtol=1e-5, atol=1e-6
+        )
 
 
 def test_the_mean_of_many_passes_is_what_dropout_gives_by_hand(rng):

@@ -221,6 +221,15 @@ def test_mixed_precision_scales_around_the_rule(data):
     )
 
 
+def test_a_rule_has_the_steps_of_its_inner_optimizer():
+    variable = keras.Variable(np.ones((2, 2), "float32"))
+    rule = CriticalGradients(keras.optimizers.SGD(0.5), 0.5)
+    for _ in range(3):
+        rule.apply([ops.ones((2, 2))], [variable])
+    assert int(numpy_of(rule.iterations)) == 3
+    assert int(numpy_of(rule.inner_optimizer.iterations)) == 3
+
+
 @pytest.mark.parametrize("accumulation", [None, 2])
 @pytest.mark.parametrize("many", [False, True])
 def test_peers_count_their_steps(data, accumulation, many):
