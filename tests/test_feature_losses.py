@@ -333,6 +333,27 @@ def batch_of(peers, x, training=False):
     return Batch(features={"hidden": maps}, training=training)
 
 
+def test_a_teacher_of_hints_has_no_dropout(rng):
+    def net(dropout):
+        return keras.Sequential(
+            [
+                keras.Input((6,)),
+                keras.layers.Dense(8, activation="relu"),
+                keras.layers.Dropout(dropout),
+                keras.layers.Dense(5, name="inner"),
+                keras.layers.Dense(4),
+            ]
+        )
+
+    hint = features.Hint("inner", net(0.5), "inner")
+    model = PeerLearning([net(0.0)], feature_loss=hint, supervised_weight=0.0)
+    model.compile(keras.optimizers.SGD(0.0))
+    x = rng.normal(size=(8, 6)).astype("float32")
+    expected = model.evaluate(x, verbose=0, return_dict=True)["feature_loss"]
+    found = model.train_on_batch(x, return_dict=True)["feature_loss"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_losses_of_both_sides_by_hand():
     found = features.discriminator_loss([0.5, 2.0], [1.0, -1.0])
     np.testing.assert_allclose(numpy_of(found), [1.25, 2.0])
