@@ -258,17 +258,16 @@ def divergence(knowledge, log_probs):
     return (np.exp(knowledge) * (knowledge - log_probs)).sum(axis=-1).mean()
 
 
-@pytest.mark.parametrize("from_logits", [True, False])
 @pytest.mark.parametrize(
-    ("num_peers", "routes", "expected"),
+    ("num_peers", "routes", "expected", "from_logits"),
     [
-        (1, None, [[1.0]]),
-        (1, "itself", [[1.0]]),
-        (2, None, [[0.0, 1.0], [1.0, 0.0]]),
-        (2, "others", [[0.0, 1.0], [1.0, 0.0]]),
-        (2, "itself", [[1.0, 0.0], [0.0, 1.0]]),
-        (2, [[0.25, 0.5], [0.0, 2.0]], [[0.25, 0.5], [0.0, 2.0]]),
-        (3, None, 0.5 * (1.0 - np.eye(3))),
+        (1, None, [[1.0]], True),
+        (1, "itself", [[1.0]], False),
+        (2, None, [[0.0, 1.0], [1.0, 0.0]], False),
+        (2, "others", [[0.0, 1.0], [1.0, 0.0]], True),
+        (2, "itself", [[1.0, 0.0], [0.0, 1.0]], True),
+        (2, [[0.25, 0.5], [0.0, 2.0]], [[0.25, 0.5], [0.0, 2.0]], True),
+        (3, None, 0.5 * (1.0 - np.eye(3)), True),
     ],
 )
 def test_evaluation_compares_with_the_averages(
