@@ -247,6 +247,10 @@ CONFIGURATIONS = st.fixed_dictionaries(
 def fitting(case):
     """Return the configuration with what contradicts something else mended."""
     case = dict(case)
+    # Far from what it is to match, a step of gradient descent goes too far.
+    squared = isinstance(case["divergence"], divergences.LogitSquaredError)
+    if squared or case["feature_loss"] == "hint":
+        case["scale"] = min(case["scale"], 1.0)
     if case["misfit"]:
         return case
     if case["loss"] == "misfit":
@@ -284,9 +288,6 @@ def fitting(case):
         case["selective"] = False
         if case["feature_loss"] == "none":
             case["supervised_weight"] = 1.0
-    # Far from the label, a step of gradient descent goes too far.
-    if isinstance(case["divergence"], divergences.LogitSquaredError):
-        case["scale"] = min(case["scale"], 1.0)
     if case["loss"] in ("sparse", "categorical"):
         sparse = case["labels"] in ("integer", "column")
         case["loss"] = "sparse" if sparse else "categorical"

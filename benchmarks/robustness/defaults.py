@@ -33,16 +33,6 @@ from absl import app
 from absl import flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("out", "defaults.jsonl", "File of the lines.")
-flags.DEFINE_list("systems", [], "Which; by default all of them.")
-flags.DEFINE_list(
-    "noises", ["symmetric:0.4", "asymmetric:0.4"], "Kinds and rates."
-)
-flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
-flags.DEFINE_integer("epochs", 100, "Epochs of a training.", 1)
-flags.DEFINE_integer("batch_size", 64, "Examples per step.", 1)
-flags.DEFINE_float("learning_rate", 0.001, "Of Adam.", 0.0)
-flags.DEFINE_integer("workers", 1, "Processes.", 1)
 
 
 class TestAccuracy(keras.callbacks.Callback):
@@ -61,6 +51,20 @@ class TestAccuracy(keras.callbacks.Callback):
         probs = self.model.predict(self.x, batch_size=512, verbose=0)
         right = probs.argmax(axis=-1) == self.labels
         self.values.append(float(np.mean(right)))
+
+
+def define_flags():
+    """Define the flags: not at import, since other scripts have the same."""
+    flags.DEFINE_string("out", "defaults.jsonl", "File of the lines.")
+    flags.DEFINE_list("systems", [], "Which; by default all of them.")
+    flags.DEFINE_list(
+        "noises", ["symmetric:0.4", "asymmetric:0.4"], "Kinds and rates."
+    )
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
+    flags.DEFINE_integer("epochs", 100, "Epochs of a training.", 1)
+    flags.DEFINE_integer("batch_size", 64, "Examples per step.", 1)
+    flags.DEFINE_float("learning_rate", 0.001, "Of Adam.", 0.0)
+    flags.DEFINE_integer("workers", 1, "Processes.", 1)
 
 
 def execute(config):
@@ -191,4 +195,5 @@ def main(_):
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

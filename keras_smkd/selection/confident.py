@@ -111,8 +111,10 @@ def uncertainty_of(batch: Batch, selection: Any) -> Any:
     """
     sampled = functional.looks_at_samples(selection.measure)
     field = "samples" if sampled else "knowledge"
-    log_probs = ops.stop_gradient(batch.needed(field, selection))
-    return functional.uncertainty(log_probs, selection.measure)
+    log_probs = functional.at_least_float32(batch.needed(field, selection))
+    return functional.uncertainty(
+        ops.stop_gradient(log_probs), selection.measure
+    )
 
 
 def threshold_of(batch: Batch, selection: Any) -> Any:
