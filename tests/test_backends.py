@@ -19,7 +19,7 @@ BACKENDS = [
     if importlib.util.find_spec(name)
 ]
 # The continuous integration has time left there, beside the other two.
-RUNS_UNDER = "jax" if "jax" in BACKENDS else BACKENDS[0]
+RUNS_UNDER = "torch" if "torch" in BACKENDS else BACKENDS[0]
 STEPS = 50
 CLASSES = 4
 
