@@ -137,10 +137,20 @@ class Batch:
         value = getattr(self, field)
         if value is None:
             raise ValueError(
-                f"{type(part).__name__} needs {_SOURCES_OF_FIELDS[field]} "
-                f"(`batch.{field}`). Received: a batch without."
+                f"{type(part).__name__} needs {_SOURCES_OF_FIELDS[field]}. "
+                f"`batch.{field}` must be there. Received: a batch without."
             )
         return value
+
+
+def check_without_head(part: Any, num_learners: int, num_peers: int) -> None:
+    """Raise `ValueError` if a part that follows peers gets another learner."""
+    if num_learners != num_peers:
+        raise ValueError(
+            f"every learner of {type(part).__name__} must be one of the "
+            f"{num_peers} peers that it follows: it cannot be used with a "
+            f"head. Received: {num_learners} learners."
+        )
 
 
 _SOURCES_OF_FIELDS = {

@@ -10,6 +10,7 @@ from keras_smkd import backends
 from keras_smkd import functional
 from keras_smkd._config import StatefulPart
 from keras_smkd.batch import Batch
+from keras_smkd.batch import check_without_head
 
 DTYPES = ("float32", "float16")
 
@@ -75,13 +76,7 @@ class ExampleMemory(StatefulPart):
             ValueError: if there is a learner that is no peer.
         """
         log_probs = batch.needed("log_probs", self)
-        num_peers = self.memory.shape[1]
-        if log_probs.shape[1] != num_peers:
-            raise ValueError(
-                f"every learner of {type(self).__name__} must be one of the "
-                f"{num_peers} peers that it remembers: it cannot be used with "
-                f"a head. Received: {log_probs.shape[1]} learners."
-            )
+        check_without_head(self, log_probs.shape[1], self.memory.shape[1])
         if not batch.training:
             shape = (ops.shape(log_probs)[0], *self.memory.shape[1:])
             return ops.zeros(shape, dtype=self.memory.dtype)

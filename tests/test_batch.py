@@ -200,7 +200,9 @@ def test_what_is_needed_and_not_there_is_named(field, words):
         Batch().needed(field, targets.ProSelfLC())
     message = str(caught.value)
     assert message.startswith(f"ProSelfLC needs {words}")
-    assert message.endswith(f"(`batch.{field}`). Received: a batch without.")
+    assert message.endswith(
+        f"`batch.{field}` must be there. Received: a batch without."
+    )
     filled = Batch(**{field: LABELS})
     assert filled.needed(field, targets.ProSelfLC()) is LABELS
 

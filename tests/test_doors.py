@@ -501,3 +501,10 @@ def test_a_batch_with_fewer_weights_is_refused(data):
         pytest.skip("a stream's batches have no known size there")
     with pytest.raises(ValueError, match="`sample_weight` must have shape"):
         compiled().evaluate(batches(), verbose=0)
+
+
+def test_a_head_of_logits_beside_peers_of_probabilities_is_refused():
+    peers = [linear(activation="softmax"), linear(activation="softmax")]
+    head = keras_smkd.features.FeatureConcatenation("dense")
+    with pytest.raises(ValueError, match="`from_logits` must be True"):
+        PeerLearning(peers, head=head, from_logits=False)

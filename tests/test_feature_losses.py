@@ -482,6 +482,31 @@ def test_adversaries_of_maps_train_and_go_on_from_a_file(images, tmp_path):
     assert again.fit(x, y, verbose=0, **arguments).history == expected
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax",
+    reason="has no float64 unless it is told so at its start",
+)
+@pytest.mark.parametrize(
+    "feature_loss",
+    [
+        lambda: features.FeatureAdversaries("hidden"),
+        lambda: features.Hint("hidden", dense_net(3), "hidden"),
+    ],
+)
+def test_feature_losses_work_in_float64(data, feature_loss):
+    x, y = data
+    keras.config.set_dtype_policy("float64")
+    try:
+        model = PeerLearning(
+            [dense_net(), dense_net()], feature_loss=feature_loss()
+        )
+        model.compile("adam", CROSS_ENTROPY)
+        history = model.fit(x, y, epochs=2, verbose=0).history
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert history["loss"][1] < history["loss"][0]
+
+
 def test_adversaries_work_in_half_precision(data):
     x, y = data
     keras.config.set_dtype_policy("mixed_float16")

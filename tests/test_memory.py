@@ -590,3 +590,26 @@ def test_wrong_arguments_of_joint_optimization_labels():
         targets.JointOptimizationLabels(0)
     with pytest.raises(ValueError, match="`dtype` must be one of"):
         targets.JointOptimizationLabels(2, dtype="int8")
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax",
+    reason="has no float64 unless it is told so at its start",
+)
+@pytest.mark.parametrize(
+    "part", [knowledge.PastPredictions, knowledge.EarlyPredictions]
+)
+@pytest.mark.parametrize("divergence", ["squared_error", "kullback_leibler"])
+def test_peers_of_float64_learn_from_a_memory_of_float32(rng, part, divergence):
+    x, y = rng.normal(size=(12, 6)), rng.integers(0, 4, 12)
+    keras.config.set_dtype_policy("float64")
+    try:
+        model = keras_smkd.PeerLearning(
+            [linear(), linear()], knowledge=part(12), divergence=divergence
+        )
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        logs = model.fit(x, y, epochs=2, verbose=0).history
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.isfinite(logs["loss"]).all()
+    assert logs["distillation_loss"][1] != 0

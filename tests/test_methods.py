@@ -36,7 +36,8 @@ def data(rng):
     return x, rng.integers(0, 4, SIZE)
 
 
-def fit(model, x, y, **kwargs):
+def fit(model, x, y, batch_size=8, **kwargs):
+    """Return the logs of a training, of a measured ensemble if it has one."""
     measured = []
     for part in knowledge.parts_of(model.knowledge):
         if isinstance(part, knowledge.GeneralEnsemble):
@@ -44,7 +45,7 @@ def fit(model, x, y, **kwargs):
     return model.fit(
         x,
         y,
-        batch_size=8,
+        batch_size=batch_size,
         shuffle=False,
         verbose=0,
         callbacks=measured,

@@ -1,18 +1,19 @@
 """The methods on digits: each trains, goes on from its file, and logs."""
 
+import functools
 import re
 
 import keras
 import numpy as np
 import pytest
 from sklearn import datasets
+from test_methods import fit as fit_in_batches
 
-from keras_smkd import callbacks
 from keras_smkd import gates
-from keras_smkd import knowledge
 from keras_smkd import methods
 
 SIZE = 48
+fit = functools.partial(fit_in_batches, batch_size=16)
 CROSS_ENTROPY = "sparse_categorical_crossentropy"
 
 
@@ -138,22 +139,6 @@ STAGES = {
 def data():
     x, y = datasets.load_digits(return_X_y=True)
     return (x[:SIZE] / 16.0).astype("float32"), y[:SIZE]
-
-
-def fit(model, x, y, **kwargs):
-    measured = []
-    for part in knowledge.parts_of(model.knowledge):
-        if isinstance(part, knowledge.GeneralEnsemble):
-            measured = [callbacks.MeasureEnsemble(x[:12], y[:12])]
-    return model.fit(
-        x,
-        y,
-        batch_size=16,
-        shuffle=False,
-        verbose=0,
-        callbacks=measured,
-        **kwargs,
-    ).history
 
 
 def check_that_it_goes_on(model, data, path):

@@ -78,7 +78,8 @@ class ThresholdSchedule(keras.callbacks.Callback):
         model = self.model
         if not hasattr(model, "set_threshold_schedule"):
             raise TypeError(
-                "A threshold schedule needs a `keras_smkd.PeerLearning`. "
+                "A threshold schedule needs a `keras_smkd.PeerLearning`: that "
+                "must be the model. "
                 f"Received: model={model!r} of type {type(model).__name__}."
             )
         for progress in (0.0, 0.25, 0.5, 0.75, 1.0):

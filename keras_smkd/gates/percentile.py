@@ -8,6 +8,7 @@ from keras_smkd import _checks
 from keras_smkd import functional
 from keras_smkd._config import StatefulPart
 from keras_smkd.batch import Batch
+from keras_smkd.batch import check_without_head
 
 _ADVICE = "Give a fraction, not a percentage."
 
@@ -55,12 +56,7 @@ class RunningPercentile(StatefulPart):
             functional.at_least_float32(batch.needed("losses", self))
         )
         num_peers = self.average.shape[0]
-        if losses.shape[1] != num_peers:
-            raise ValueError(
-                f"{type(self).__name__} follows the losses of {num_peers} "
-                f"peers. Received: {losses.shape[1]} learners. It cannot be "
-                "used with a head."
-            )
+        check_without_head(self, losses.shape[1], num_peers)
         counted = ops.ones_like(losses[:, 0]) > 0
         if batch.labelled is not None:
             counted = ops.convert_to_tensor(batch.labelled) > 0

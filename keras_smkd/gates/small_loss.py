@@ -98,8 +98,8 @@ class SmallLoss(Configured):
         )
         if losses.shape[1] < 2:
             raise ValueError(
-                "`gate` SmallLoss needs two learners or more, which choose "
-                f"for each other. Received: {losses.shape[1]} learner."
+                "`gate` SmallLoss needs two learners or more, which must "
+                f"choose for each other. Received: {losses.shape[1]} learner."
             )
         has_label = ops.ones_like(losses[:, 0]) > 0
         if batch.labelled is not None:

@@ -86,7 +86,9 @@ def forward_correction(
         x: Inputs: an array, or a list or dictionary of arrays.
         y: `(examples,)` class ids.
         transition_matrix: `(classes, classes)`, `T[i, j] = P(noisy=j |
-            clean=i)`, if it is known: there is no first stage then.
+            clean=i)`, if it is known: there is no first stage then. Or a
+            function `(predictions, labels) -> matrix` in the place of the
+            anchor points.
         warm_up: Epochs of the first stage.
         percentile: As in `keras_smkd.estimators.anchor_transition_matrix`;
             the authors' for CIFAR-10, `None` for CIFAR-100.
@@ -102,22 +104,28 @@ def forward_correction(
         Noise: a Loss Correction Approach", theorem 2 and section 3.2.
         https://arxiv.org/abs/1609.03683
     """
+    from keras_smkd import estimators
 
-    def estimate(predictions: Any) -> Matrix:
-        from keras_smkd import estimators
-
-        return estimators.anchor_transition_matrix(predictions, percentile)
-
-    return _corrected(
-        make_peer,
+    _checks.integer("warm_up", warm_up, minimum=1)
+    matrix, stage = transition_matrix, "Stage 1 of 1"
+    if matrix is None or callable(matrix):
+        first = PeerLearning([make_peer()], from_logits=from_logits)
+        probs = _warmed_up(first, optimizer, x, y, 2, warm_up, fit)
+        stage = "Stage 2 of 2"
+        matrix = (
+            estimators.anchor_transition_matrix(probs, percentile)
+            if matrix is None
+            else matrix(probs, class_ids("y", y))
+        )
+    return trained(
+        PeerLearning([make_peer()], from_logits=from_logits),
         optimizer,
+        losses.ForwardCorrection(matrix, from_logits=from_logits),
         x,
         y,
-        estimate if transition_matrix is None else transition_matrix,
-        warm_up,
+        f"{stage}: forward correction",
         metrics,
-        from_logits,
-        fit,
+        **fit,
     )
 
 
@@ -126,11 +134,8 @@ def dual_t(
     optimizer: Any,
     x: Any,
     y: Any,
-    warm_up: int = 20,
     percentile: float | None = 97.0,
-    metrics: Any = None,
-    from_logits: bool = True,
-    **fit: Any,
+    **kwargs: Any,
 ) -> PeerLearning:
     """Train with the forward correction of the dual estimate of the matrix.
 
@@ -145,12 +150,9 @@ def dual_t(
         optimizer: An optimizer or its name, for each stage.
         x: Inputs: an array, or a list or dictionary of arrays.
         y: `(examples,)` class ids.
-        warm_up: Epochs of the first stage.
         percentile: Of the anchor points; the authors have `None` for
             Clothing1M.
-        metrics: As for `compile`.
-        from_logits: Whether the networks put out logits.
-        **fit: Arguments of `fit`, with `epochs` for the second stage.
+        **kwargs: Further arguments of `forward_correction`.
 
     Returns:
         The trained model.
@@ -162,56 +164,14 @@ def dual_t(
         Yao et al., 2020, "Dual T: Reducing Estimation Error for Transition
         Matrix in Label-noise Learning". https://arxiv.org/abs/2006.07805
     """
+    from keras_smkd import estimators
 
-    def estimate(predictions: Any) -> Matrix:
-        from keras_smkd import estimators
-
+    def estimate(predictions: Any, labels: Any) -> Matrix:
         return estimators.dual_t_transition_matrix(
-            predictions, class_ids("y", y), percentile
+            predictions, labels, percentile
         )
 
-    return _corrected(
-        make_peer,
-        optimizer,
-        x,
-        y,
-        estimate,
-        warm_up,
-        metrics,
-        from_logits,
-        fit,
-    )
-
-
-def _corrected(
-    make_peer: Callable[[], keras.Model],
-    optimizer: Any,
-    x: Any,
-    y: Any,
-    matrix: Any,
-    warm_up: int,
-    metrics: Any,
-    from_logits: bool,
-    fit: dict[str, Any],
-) -> PeerLearning:
-    """Return a network trained with a matrix, or one to be estimated."""
-    _checks.integer("warm_up", warm_up, minimum=1)
-    name = "Stage 2 of 2: forward correction"
-    if callable(matrix):
-        first = PeerLearning([make_peer()], from_logits=from_logits)
-        matrix = matrix(_warmed_up(first, optimizer, x, y, 2, warm_up, fit))
-    else:
-        name = "Stage 1 of 1: forward correction"
-    return trained(
-        PeerLearning([make_peer()], from_logits=from_logits),
-        optimizer,
-        losses.ForwardCorrection(matrix, from_logits=from_logits),
-        x,
-        y,
-        name,
-        metrics,
-        **fit,
-    )
+    return forward_correction(make_peer, optimizer, x, y, estimate, **kwargs)
 
 
 def _warmed_up(

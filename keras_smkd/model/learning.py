@@ -20,7 +20,6 @@ from keras_smkd._config import argument_names
 from keras_smkd._config import part_of
 from keras_smkd._config import serialized_arguments
 from keras_smkd.batch import Batch
-from keras_smkd.batch import checked_shape
 from keras_smkd.model import backends
 from keras_smkd.model import compiling
 from keras_smkd.model import files
@@ -155,7 +154,7 @@ class PeerLearning(peer_model.PeerModel):
         knowledge = knowledge_room.get(knowledge)
         selection = selection_room.get(selection)
         gate = gates.get(gate)
-        objective.check_head(head)
+        objective.check_head(head, from_logits)
         parts = {
             "knowledge": knowledge,
             "selection": selection,
@@ -356,11 +355,8 @@ class PeerLearning(peer_model.PeerModel):
         total = self.supervised_weight * supervised
         terms = {"supervised_loss": supervised}
         if self.knowledge is not None:
-            divergence = checked_shape(
-                self.divergence,
-                "divergence",
-                self.divergence(batch),
-                batch.logits.shape[:2],
+            divergence = objective.term(
+                "divergence", self.divergence, batch, batch.logits.shape[:2]
             )
             distillation = getattr(self.divergence, "factor", 1.0) * ops.sum(
                 divergence, axis=1
@@ -371,11 +367,8 @@ class PeerLearning(peer_model.PeerModel):
             total = total + weight * distillation
             terms["distillation_loss"] = distillation
         if self.feature_loss is not None:
-            of_features = checked_shape(
-                self.feature_loss,
-                "feature_loss",
-                self.feature_loss(batch),
-                batch.logits.shape[:1],
+            of_features = objective.term(
+                "feature_loss", self.feature_loss, batch, batch.logits.shape[:1]
             )
             total = total + of_features
             terms["feature_loss"] = of_features

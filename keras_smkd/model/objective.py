@@ -17,15 +17,21 @@ from keras_smkd.batch import Knowledge
 from keras_smkd.batch import checked_routes
 from keras_smkd.batch import checked_shape
 from keras_smkd.batch import to_all
+from keras_smkd.features.fusion import FeatureHead
 from keras_smkd.model import labels as labels_module
 
 
-def check_head(head: Any) -> None:
+def check_head(head: Any, from_logits: bool) -> None:
     """Raise unless a head is a layer that says what it looks at.
+
+    Args:
+        head: As given, or `None`.
+        from_logits: Whether the peers put out logits.
 
     Raises:
         TypeError: if it is no Keras layer (nor `None`).
-        ValueError: if it has no `taps`.
+        ValueError: if it has no `taps`, or puts out logits beside peers that
+            put out probabilities.
     """
     if head is None:
         return
@@ -38,6 +44,12 @@ def check_head(head: Any) -> None:
             "`head` must have `taps`, the names of the peers' layers whose "
             "outputs it takes, such as `features.FeatureFusion('maps')`. "
             f"Received: head={head!r}."
+        )
+    if isinstance(head, FeatureHead) and not from_logits:
+        raise ValueError(
+            "`from_logits` must be True with a head that puts out logits. "
+            f"Received: from_logits={from_logits} and a "
+            f"{type(head).__name__}. Leave out the peers' softmax."
         )
 
 
@@ -118,6 +130,11 @@ def with_knowledge(batch: Batch, knowledge: Any, selection: Any) -> Batch:
     log_probs = given.log_probs
     if log_probs is None:
         log_probs = functional.log_probabilities(given.logits)
+    # A memory may be of another precision than the peers.
+    dtype = batch.logits.dtype
+    logits = log_probs if given.logits is None else given.logits
+    is_own = given.logits is batch.logits
+    log_probs, logits = ops.cast(log_probs, dtype), ops.cast(logits, dtype)
     batch_size, num_learners, num_classes = batch.logits.shape
     checked_shape(
         knowledge, "knowledge", log_probs, (batch_size, None, num_classes)
@@ -128,10 +145,8 @@ def with_knowledge(batch: Batch, knowledge: Any, selection: Any) -> Batch:
         routes = to_all(num_learners, num_sources)
     batch = batch.filled(
         knowledge=ops.stop_gradient(log_probs),
-        knowledge_logits=ops.stop_gradient(
-            log_probs if given.logits is None else given.logits
-        ),
-        is_own_knowledge=given.logits is batch.logits,
+        knowledge_logits=ops.stop_gradient(logits),
+        is_own_knowledge=is_own,
         samples=given.samples,
         knowledge_features=given.features,
         routes=checked_routes(routes, num_learners, num_sources),
@@ -148,6 +163,22 @@ def with_knowledge(batch: Batch, knowledge: Any, selection: Any) -> Batch:
             else chosen * ops.cast(selected, chosen.dtype)
         )
     return batch.filled(selected=selected)
+
+
+def term(name: str, part: Any, batch: Batch, shape: Any) -> Any:
+    """Return what a part adds to the objective, in the precision of that.
+
+    Args:
+        name: The part's argument, for the message.
+        part: Callable of the batch.
+        batch: As complete as it is by then.
+        shape: That the part must give.
+
+    Raises:
+        ValueError: if it gives another one.
+    """
+    value = checked_shape(part, name, part(batch), shape)
+    return ops.cast(value, batch.logits.dtype)
 
 
 def targets_of(batch: Batch, labels: Any, target: Any) -> list[Any]:

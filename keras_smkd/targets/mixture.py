@@ -16,6 +16,7 @@ from keras_smkd import _checks
 from keras_smkd import backends
 from keras_smkd._config import StatefulPart
 from keras_smkd.batch import Batch
+from keras_smkd.batch import check_without_head
 from keras_smkd.targets.blending import corrected_targets
 from keras_smkd.targets.blending import likeliest
 
@@ -69,13 +70,7 @@ class MixtureTarget(StatefulPart):
             ValueError: if there is a learner that is no peer.
         """
         log_probs = batch.needed("log_probs", self)
-        num_peers = self.posterior.shape[1]
-        if log_probs.shape[1] != num_peers:
-            raise ValueError(
-                f"{type(self).__name__} knows the losses of {num_peers} peers. "
-                f"Received: {log_probs.shape[1]} learners. It cannot be used "
-                "with a head."
-            )
+        check_without_head(self, log_probs.shape[1], self.posterior.shape[1])
         if not batch.training:
             return ops.zeros_like(log_probs[..., 0])
         index = batch.needed("index", self)
