@@ -321,6 +321,58 @@ def test_data_of_unknown_length_count_each_batch_once(jit_compile, data):
         assert watch.seen == [(k, 4 * (k + 1), 20) for k in range(5)]
 
 
+class EndsInDisorder(keras.callbacks.CallbackList):
+    """Ends an epoch's batches at its end, the last first, as threads may."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.ended = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.ended.append((batch, logs))
+
+    def on_epoch_end(self, epoch, logs=None):
+        while self.ended:
+            super().on_train_batch_end(*self.ended.pop())
+            self._flush_futures()
+        super().on_epoch_end(epoch, logs)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_batches_may_end_in_any_order(data):
+    def batches():
+        for begin in range(0, SIZE, 8):
+            yield tuple(part[begin : begin + 8] for part in data)
+
+    model = compiled()
+    watch = Watch()
+    ends = EndsInDisorder([watch], model=model, epochs=1, add_history=True)
+    model.fit(batches(), shuffle=False, verbose=0, callbacks=ends)
+    assert watch.seen == [(0, SIZE // 8, None)]
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_batches_are_those_of_their_epoch(data):
+    tf = pytest.importorskip("tensorflow")
+    watch = Watch()
+    watch.seen = []
+
+    def batches():
+        size = SIZE // 2 if watch.seen else SIZE
+        for begin in range(0, size, 8):
+            yield tuple(part[begin : begin + 8] for part in data)
+
+    spec = (tf.TensorSpec((8, 6), tf.float32), tf.TensorSpec((8,), tf.int64))
+    compiled().fit(
+        tf.data.Dataset.from_generator(batches, output_signature=spec),
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+        callbacks=[watch],
+    )
+    assert watch.seen == [(0, 4, None), (1, 6, None)]
+
+
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_weights_from_inside_an_epoch(epoch, data, tmp_path):
     class Interrupt(keras.callbacks.Callback):

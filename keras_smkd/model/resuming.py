@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +29,8 @@ class FitProgress(keras.callbacks.Callback):
         backup_dirs: Folders of the `BackupAndRestore` callbacks.
     """
 
-    # It touches the model between epochs only.
+    # It touches the model between epochs only. Keras ends batches in threads
+    # then, of which it waits for an epoch's at the epoch's end.
     async_safe = True
 
     def __init__(
@@ -47,6 +49,7 @@ class FitProgress(keras.callbacks.Callback):
         self._base: Any = None
         self._done = 0
         self._batches = 0
+        self._lock = threading.Lock()
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Begin where `initial_epoch` says."""
@@ -91,6 +94,7 @@ class FitProgress(keras.callbacks.Callback):
         # weights or of an iterator at its end is not a step of this training.
         if self._base is None:
             self._base = model.step
+        self._batches = 0
         self._set_step(epoch)
         model.settle_step()
         if self._lead is None:
@@ -102,7 +106,8 @@ class FitProgress(keras.callbacks.Callback):
         backends.seed_torch(self._torch_seed, epoch)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._batches = batch + 1
+        with self._lock:  # In any order.
+            self._batches = max(self._batches, batch + 1)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         # A callback that stopped the training did so inside the epoch.
