@@ -96,6 +96,83 @@ class StatefulPart(Configured, keras.layers.Layer):
     __hash__ = keras.layers.Layer.__hash__
 
 
+class Holder(StatefulPart):
+    """A part that holds others: it prepares and moves them, needs what they do.
+
+    A subclass writes `held`.
+    """
+
+    def held(self) -> list[Any]:
+        """Return the parts.
+
+        Not a property: Keras would find them there, and save them twice.
+        """
+        raise NotImplementedError(
+            f"`held` must be written by {type(self).__name__}."
+        )
+
+    @property
+    def needs_index(self) -> bool:
+        """Whether one of the parts does."""
+        return any(getattr(part, "needs_index", False) for part in self.held())
+
+    @property
+    def needs_progress(self) -> bool:
+        """Whether one of the parts does, or is a function, which may."""
+        return any(
+            getattr(part, "needs_progress", True) for part in self.held()
+        )
+
+    def prepare(self, peers: Any, num_classes: int) -> None:
+        """Prepare every part."""
+        for part in self.held():
+            if hasattr(part, "prepare"):
+                part.prepare(peers, num_classes)
+
+    def after_step(self, taken: Any, step: Any) -> None:
+        """Let every part that wants to move do so."""
+        for part in self.held():
+            if hasattr(part, "after_step"):
+                part.after_step(taken, step)
+
+
+def checked_parts(argument: str, parts: Any) -> list[Any]:
+    """Return several parts as a list.
+
+    Args:
+        argument: The argument's name, for the messages.
+        parts: List of callables of the batch, two or more.
+
+    Raises:
+        TypeError: if one is no callable.
+        ValueError: if it is no list of two or more.
+    """
+    if not isinstance(parts, (list, tuple)) or len(parts) < 2:
+        raise ValueError(
+            f"`{argument}` must be a list of two parts or more. "
+            f"Received: {argument}={parts!r}."
+        )
+    for i, part in enumerate(parts):
+        if not callable(part) or isinstance(part, type):
+            raise TypeError(
+                f"`{argument}` must be callables of the batch. "
+                f"Received: {argument}[{i}]={part!r}."
+            )
+    return list(parts)
+
+
+def parts_of(part: Any) -> list[Any]:
+    """Return a part and those that it holds, at any depth.
+
+    Args:
+        part: Part, or `None`.
+    """
+    if part is None:
+        return []
+    held: list[Any] = part.held() if isinstance(part, Holder) else []
+    return [part, *(inner for own in held for inner in parts_of(own))]
+
+
 def argument_names(kind: type) -> list[str]:
     """Return the names of the arguments that make an object of a class."""
     parameters = list(inspect.signature(kind.__init__).parameters.values())  # type: ignore[misc]

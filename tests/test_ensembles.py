@@ -20,6 +20,7 @@ from keras_smkd.knowledge.ensembles import GeneralEnsemble
 from keras_smkd.knowledge.ensembles import LinearEnsemble
 from keras_smkd.knowledge.ensembles import MinLogitEnsemble
 from keras_smkd.knowledge.ensembles import NaiveEnsemble
+from keras_smkd.knowledge.several import Several
 
 OF_LABELS = [NaiveEnsemble, MinLogitEnsemble, LinearEnsemble]
 FUNCTIONS = {
@@ -728,8 +729,8 @@ def stub(knowledge, probs=None):
 
 def test_the_callback_finds_an_ensemble_among_several_sources():
     ensemble = prepared()
-    inner = types.SimpleNamespace(sources=[NaiveEnsemble(), ensemble])
-    outer = types.SimpleNamespace(sources=(inner, lambda batch: None))
+    inner = Several([NaiveEnsemble(), ensemble])
+    outer = Several([inner, lambda batch: None])
     # The first errs by a half of each class, the second wholly.
     probs = {
         "peer_1": np.array([[0.0, 1.0], [1.0, 0.0]]),
@@ -748,7 +749,7 @@ def test_the_callback_finds_an_ensemble_among_several_sources():
 
 @pytest.mark.parametrize(
     "knowledge",
-    [None, LinearEnsemble(), types.SimpleNamespace(sources=[NaiveEnsemble()])],
+    [None, LinearEnsemble(), Several([NaiveEnsemble(), LinearEnsemble()])],
 )
 def test_the_callback_refuses_a_model_without_its_ensemble(knowledge):
     measure = MeasureEnsemble(np.zeros((2, 4)), [0, 1])

@@ -234,7 +234,7 @@ def test_without_disagreement_every_label_counts():
             ValueError,
             r"to \(batch, 1\).*to \(None, 2\)",
         ),
-        (lambda: gates.Product([gates.LabelGate()]), ValueError, "two gates"),
+        (lambda: gates.Product([gates.LabelGate()]), ValueError, "two parts"),
         (
             lambda: gates.Product([gates.LabelGate(), gates.LabelGate]),
             TypeError,

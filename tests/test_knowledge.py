@@ -574,3 +574,12 @@ def test_a_permutation_is_for_training_only(data):
     moved = numpy_of(part(Batch(x=x, logits=logits, training=True)).log_probs)
     again = numpy_of(part(Batch(x=x, logits=logits, training=True)).log_probs)
     assert np.any(moved != again)
+
+
+def test_a_permuted_memory_needs_what_the_memory_does(data):
+    source = knowledge.PermutedKnowledge(knowledge.PastPredictions(SIZE))
+    model = PeerLearning([linear()], knowledge=source)
+    assert model.needs_index
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    fit(model, *data, epochs=2)
+    assert np.all(numpy_of(source.source.memory).sum(axis=-1) > 0)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_smkd import _checks
+from keras_smkd._config import parts_of
 from keras_smkd._labels import labels_of
 from keras_smkd.functional import ensembles
 from keras_smkd.knowledge.ensembles import GeneralEnsemble
@@ -101,13 +102,11 @@ def _distributions(
 
 def _ensembles_of(model: Any) -> list[GeneralEnsemble]:
     """Return the model's ensembles, also those among several sources."""
-    found = []
-    left = [getattr(model, "knowledge", None)]
-    while left:
-        source = left.pop()
-        if isinstance(source, GeneralEnsemble):
-            found.append(source)
-        left.extend(getattr(source, "sources", ()))
+    found = [
+        part
+        for part in parts_of(getattr(model, "knowledge", None))
+        if isinstance(part, GeneralEnsemble)
+    ]
     if not found:
         raise TypeError(
             "`MeasureEnsemble` must be used with a model whose `knowledge` is "

@@ -6,12 +6,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_smkd._config import StatefulPart
+from keras_smkd._config import Holder
+from keras_smkd._config import checked_parts
 from keras_smkd.batch import Batch
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
-class Product(StatefulPart):
+class Product(Holder):
     """Multiply the weights of several gates: `g = g_1 * g_2 * ...`.
 
     Args:
@@ -28,40 +29,11 @@ class Product(StatefulPart):
 
     def __init__(self, gates: Sequence[Any]) -> None:
         super().__init__()
-        if not isinstance(gates, (list, tuple)) or len(gates) < 2:
-            raise ValueError(
-                "`gates` must be a list of two gates or more. "
-                f"Received: gates={gates!r}."
-            )
-        for i, gate in enumerate(gates):
-            if not callable(gate) or isinstance(gate, type):
-                raise TypeError(
-                    "`gates` must be callables of the batch. "
-                    f"Received: gates[{i}]={gate!r}."
-                )
-        self.gates = list(gates)
+        self.gates = checked_parts("gates", gates)
 
-    @property
-    def needs_index(self) -> bool:
-        """Whether one of the gates does."""
-        return any(getattr(gate, "needs_index", False) for gate in self.gates)
-
-    @property
-    def needs_progress(self) -> bool:
-        """Whether one of the gates does."""
-        return any(getattr(gate, "needs_progress", True) for gate in self.gates)
-
-    def prepare(self, peers: Any, num_classes: int) -> None:
-        """Prepare every gate."""
-        for gate in self.gates:
-            if hasattr(gate, "prepare"):
-                gate.prepare(peers, num_classes)
-
-    def after_step(self, taken: Any, step: Any) -> None:
-        """Let every gate that wants to move do so."""
-        for gate in self.gates:
-            if hasattr(gate, "after_step"):
-                gate.after_step(taken, step)
+    def held(self) -> list[Any]:
+        """Return the gates."""
+        return list(self.gates)
 
     def check_thresholds(
         self,

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_smkd import functional
-from keras_smkd._config import StatefulPart
+from keras_smkd._config import Holder
 from keras_smkd.batch import Batch
 from keras_smkd.batch import Knowledge
 
@@ -36,7 +36,7 @@ def permuted(log_probs: Any, noise: Any) -> Any:
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
-class PermutedKnowledge(StatefulPart):
+class PermutedKnowledge(Holder):
     """Another source's knowledge, all but the likeliest class permuted.
 
     Dark knowledge with permuted predictions (DKPP): what is left of it is how
@@ -63,20 +63,9 @@ class PermutedKnowledge(StatefulPart):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    @property
-    def sources(self) -> tuple[Any, ...]:
-        """What the knowledge is taken from."""
-        return (self.source,)
-
-    def prepare(self, peers: Any, num_classes: int) -> None:
-        """Prepare the source."""
-        if hasattr(self.source, "prepare"):
-            self.source.prepare(peers, num_classes)
-
-    def after_step(self, taken: Any, step: Any) -> None:
-        """Let the source move, if it wants to."""
-        if hasattr(self.source, "after_step"):
-            self.source.after_step(taken, step)
+    def held(self) -> list[Any]:
+        """Return what the knowledge is taken from."""
+        return [self.source]
 
     def __call__(self, batch: Batch) -> Knowledge:
         """Return the source's knowledge, permuted in training."""

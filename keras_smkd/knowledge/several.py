@@ -9,7 +9,9 @@ import numpy as np
 from keras import ops
 
 from keras_smkd import functional
-from keras_smkd._config import StatefulPart
+from keras_smkd._config import Holder
+from keras_smkd._config import checked_parts
+from keras_smkd._config import parts_of
 from keras_smkd.batch import Batch
 from keras_smkd.batch import Knowledge
 
@@ -17,7 +19,7 @@ Kind = TypeVar("Kind")
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
-class Several(StatefulPart):
+class Several(Holder):
     """The knowledge of several parts, each with its own routes.
 
     The sources of the parts stand one after the other, and so do the columns
@@ -40,42 +42,11 @@ class Several(StatefulPart):
 
     def __init__(self, sources: Sequence[Any]) -> None:
         super().__init__()
-        if not isinstance(sources, (list, tuple)) or len(sources) < 2:
-            raise ValueError(
-                "`sources` must be a list of two parts or more. "
-                f"Received: sources={sources!r}."
-            )
-        for i, source in enumerate(sources):
-            if not callable(source) or isinstance(source, type):
-                raise TypeError(
-                    "`sources` must be callables of the batch. "
-                    f"Received: sources[{i}]={source!r}."
-                )
-        self.sources = list(sources)
+        self.sources = checked_parts("sources", sources)
 
-    @property
-    def needs_index(self) -> bool:
-        """Whether one of the sources does."""
-        return any(getattr(part, "needs_index", False) for part in self.sources)
-
-    @property
-    def needs_progress(self) -> bool:
-        """Whether one of the sources does."""
-        return any(
-            getattr(part, "needs_progress", True) for part in self.sources
-        )
-
-    def prepare(self, peers: Any, num_classes: int) -> None:
-        """Prepare every source."""
-        for source in self.sources:
-            if hasattr(source, "prepare"):
-                source.prepare(peers, num_classes)
-
-    def after_step(self, taken: Any, step: Any) -> None:
-        """Let every source that wants to move do so."""
-        for source in self.sources:
-            if hasattr(source, "after_step"):
-                source.after_step(taken, step)
+    def held(self) -> list[Any]:
+        """Return the sources."""
+        return list(self.sources)
 
     def __call__(self, batch: Batch) -> Knowledge:
         """Return the knowledge of all sources."""
@@ -112,18 +83,6 @@ class Several(StatefulPart):
                 feature for answer in answers for feature in answer.features
             ),
         )
-
-
-def parts_of(knowledge: Any) -> list[Any]:
-    """Return a part of knowledge and those that it holds (its `sources`).
-
-    Args:
-        knowledge: Part, or `None`.
-    """
-    if knowledge is None:
-        return []
-    held = getattr(knowledge, "sources", ())
-    return [knowledge, *(part for own in held for part in parts_of(own))]
 
 
 def find(kind: type[Kind], knowledge: Any) -> Kind:

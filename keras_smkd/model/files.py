@@ -14,8 +14,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_smkd._config import parts_of
 from keras_smkd._files import written_whole
-from keras_smkd.knowledge import parts_of
 
 # Of the files written here. A change of what is in them makes it one more.
 FORMAT = 1

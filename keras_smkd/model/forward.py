@@ -7,10 +7,10 @@ from typing import Any
 
 from keras import ops
 
+from keras_smkd._config import parts_of
 from keras_smkd.features import names_for_peers
 from keras_smkd.features import recorder
 from keras_smkd.features.recording import tap_key
-from keras_smkd.knowledge import parts_of
 
 # What `predict` is to give, in the thread that called it.
 OUTPUT: contextvars.ContextVar[str] = contextvars.ContextVar(

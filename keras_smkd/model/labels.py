@@ -9,8 +9,8 @@ import numpy as np
 from keras import ops
 
 from keras_smkd import _checks
+from keras_smkd._config import parts_of
 from keras_smkd._labels import labels_of
-from keras_smkd.knowledge import parts_of
 from keras_smkd.model import backends
 
 KEYS = ("label", "index", "labelled")
