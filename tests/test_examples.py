@@ -65,10 +65,7 @@ def rows(run_dir):
     return lines
 
 
-@pytest.mark.skipif(
-    BACKEND == "jax" and "KERAS_SMKD_ALL" not in os.environ,
-    reason="runs with the tests of the others; set KERAS_SMKD_ALL",
-)
+@with_torch
 def test_quickstart_compares_five_methods(tmp_path):
     done = run(tmp_path, "quickstart.py", "--epochs=2", "--figure=course.png")
     assert done.returncode == 0, done.stderr

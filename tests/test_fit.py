@@ -609,15 +609,11 @@ CLASS_WEIGHT = {0: 0.25, 1: 3.0, 3: 0.0}
     [
         ("arrays", "ids"),
         ("arrays", "one-hot"),
-        ("arrays", "with index"),
         ("arrays", "labelled"),
-        ("validation split", "ids"),
         ("validation split", "with index"),
         ("tf.data", "ids"),
         ("tf.data", "with index"),
-        ("PyDataset", "ids"),
         ("PyDataset", "one-hot"),
-        ("generator", "ids"),
         ("generator", "labelled"),
     ],
 )

@@ -199,7 +199,7 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("trainings", [2, 3, 4])
+@pytest.mark.parametrize("trainings", [2, 3])
 def test_an_interrupted_search_ends_as_if_it_had_not_been(
     data, tmp_path, trainings
 ):

@@ -126,12 +126,9 @@ def test_a_step_of_any_model_moves_the_critical_weights(data, weight_decay):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: keras.optimizers.Adam(0.01),
-        lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
         lambda: keras.optimizers.AdamW(0.01, clipnorm=0.5),
         lambda: keras.optimizers.RMSprop(0.01, use_ema=True),
         lambda: keras.optimizers.SGD(0.1, gradient_accumulation_steps=3),
-        lambda: keras.optimizers.SGD(0.1, loss_scale_factor=8.0),
         lambda: keras.optimizers.SGD(
             keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
         ),

@@ -57,6 +57,9 @@ def test_python_of_readme_runs(tmp_path):
     ]
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="runs with the tests of torch"
+)
 def test_python_of_the_page_on_choosing_runs(tmp_path):
     pytest.importorskip("sklearn")
     # It goes on where README's quickstart ends.
