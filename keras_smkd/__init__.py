@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from keras_smkd import data
     from keras_smkd import estimators
     from keras_smkd import noise
+    from keras_smkd import report
 
 __version__ = "0.1.0"
 
@@ -47,13 +48,14 @@ __all__ = [
     "metrics",
     "noise",
     "optimizers",
+    "report",
     "schedules",
     "selection",
     "targets",
 ]
 
 # Training needs none of them, and half of the modules are theirs.
-_IMPORTED_WHEN_USED = ("data", "estimators", "noise")
+_IMPORTED_WHEN_USED = ("data", "estimators", "noise", "report")
 
 
 def __getattr__(name: str) -> Any:

@@ -43,6 +43,41 @@ def class_ids(
     return labels_of(name, labels, num_classes, allow_distributions=False)
 
 
+def hard_labels(
+    name: str, labels: npt.ArrayLike, num_classes: int | None = None
+) -> npt.NDArray[np.int64]:
+    """Return labels as class ids, those of one-hot rows, too.
+
+    Args:
+        name: The argument's name, for the message.
+        labels: As `labels_of` takes them, no distribution between classes.
+        num_classes: If given, ids must be below it, and rows have as many
+            columns.
+
+    Returns:
+        `(examples,)` int64.
+
+    Raises:
+        TypeError: if labels are not numbers.
+        ValueError: if they are not class ids, nor one-hot rows.
+
+    Example:
+
+    >>> hard_labels("labels", [[0.0, 1.0], [1.0, 0.0]]).tolist()
+    [1, 0]
+    """
+    values = labels_of(name, labels, num_classes)
+    if values.ndim == 1:
+        return values
+    soft = np.flatnonzero(values.max(axis=1) < values.sum(axis=1))
+    if soft.size:
+        raise ValueError(
+            f"`{name}` must name one class for each example. Received: "
+            f"{name}[{soft[0]}]={values[soft[0]].tolist()}."
+        )
+    return values.argmax(axis=1)
+
+
 def labels_of(
     name: str,
     labels: npt.ArrayLike,

@@ -39,6 +39,11 @@ class Plan:
         return len(self.labels)
 
     @property
+    def order_is_known(self) -> bool:
+        """Whether batches say which examples they have, or do not shuffle."""
+        return self.index is not None or not self.shuffle
+
+    @property
     def num_batches(self) -> int:
         return order.num_batches(
             len(self), self.batch_size, self.drop_remainder, self.shard

@@ -163,4 +163,6 @@ def make_pipeline(
                 dataset = dataset.prefetch(tf.data.AUTOTUNE)
     # So that `fit` can tell where it must not be divided once more.
     dataset.shard = plan.shard
+    # And a report where it could not tell whose predictions it gets.
+    dataset.order_is_known = plan.order_is_known
     return dataset

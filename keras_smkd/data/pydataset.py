@@ -121,6 +121,11 @@ class PipelineSequence(keras.utils.PyDataset):
         return self._plan.shard
 
     @property
+    def order_is_known(self) -> bool:
+        """Whether batches say which examples they have, or do not shuffle."""
+        return self._plan.order_is_known
+
+    @property
     def num_batches(self) -> int:
         return self._plan.num_batches
 
