@@ -74,7 +74,7 @@ def corrected_labels(table: SuspiciousLabels) -> npt.NDArray[np.int64]:
     Raises:
         TypeError: if `table` is none.
     """
-    _check_is_table(table)
+    check_is_table(table)
     return _classes(table)[np.argsort(table.index, kind="stable")]
 
 
@@ -139,7 +139,8 @@ def to_cleanlab(
     }
 
 
-def _check_is_table(table: Any) -> None:
+def check_is_table(table: Any) -> None:
+    """Raise unless it is a table of suspicious labels."""
     if not isinstance(table, SuspiciousLabels):
         raise TypeError(
             "`table` must be what `suspicious_labels` returns. "
@@ -149,7 +150,7 @@ def _check_is_table(table: Any) -> None:
 
 def _known(table: Any) -> SuspiciousLabels:
     """Return the rows of finite predictions."""
-    _check_is_table(table)
+    check_is_table(table)
     known: SuspiciousLabels = table[~np.isnan(table.score)]
     if not len(known):
         raise ValueError(
