@@ -224,6 +224,12 @@ def critical_gradients(
             value = ops.abs(_full(weight) * _full(result[i]))
             # Sorts disagree on where NaN belongs.
             criticality[i] = ops.where(ops.isnan(value), math.inf, value)
+    # Weights of several precisions are compared in the largest.
+    dtypes = {value.dtype for value in criticality.values()}
+    criticality = {
+        i: ops.cast(value, keras.backend.result_type(*dtypes))
+        for i, value in criticality.items()
+    }
     sizes = [math.prod(value.shape) for value in criticality.values()]
     # Else 0.8 of ten would be seven: 1 - 0.2 is a little less than it.
     num_critical = math.floor((1.0 - noise_rate) * sum(sizes) + 1e-6)

@@ -62,6 +62,27 @@ def test_critical_gradients_are_those_of_the_naive_loop(rng, noise_rate):
         np.testing.assert_allclose(numpy_of(our), their, rtol=1e-6)
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="float64 is for the whole process"
+)
+def test_weights_of_several_precisions_are_compared(rng):
+    shapes = {"float64": (5, 4), "float32": (3, 2), "float16": (4, 2)}
+    weights, gradients = (
+        [
+            rng.normal(size=shape).astype(dtype)
+            for dtype, shape in shapes.items()
+        ]
+        for _ in range(2)
+    )
+    ours = critical_gradients(gradients, weights, 0.4)
+    theirs = naive_critical_gradients(
+        *([g.astype("float64") for g in v] for v in (gradients, weights)), 0.4
+    )
+    for our, their, dtype in zip(ours, theirs, shapes, strict=True):
+        assert keras.backend.standardize_dtype(our.dtype) == dtype
+        np.testing.assert_allclose(numpy_of(our), their, rtol=2e-3)
+
+
 def test_ties_are_kept_and_so_is_what_is_not_finite():
     weights = [np.array([[1.0, 2.0, 1.0, 5.0, 1.0]], "float32"), None]
     gradients = [np.array([[4.0, 2.0, 1.0, np.nan, -4.0]], "float32"), None]
