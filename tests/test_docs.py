@@ -1,9 +1,12 @@
 """The Python of docs/, and of CONTRIBUTING, is run as a reader would run it.
 
 A block after `<!-- run on NAME -->` runs where NAME is the backend, one after
+`<!-- needs NAME -->` where that is installed, one after
 `<!-- not run: reason -->` nowhere.
 """
 
+import importlib.util
+import pathlib
 import re
 
 import keras
@@ -12,11 +15,13 @@ import pytest
 import test_readme
 from keras import ops
 from peers import linear
+from sklearn import datasets
 from test_readme import ROOT
 
 import keras_smkd
 from keras_smkd import _checks
 from keras_smkd import data
+from keras_smkd import noise
 from keras_smkd._config import Configured
 from keras_smkd.losses import base
 
@@ -25,7 +30,7 @@ RUN_IN_TEST_README = {
     "choosing.md": "test_python_of_the_page_on_choosing_runs",
     "serving.md": "test_python_of_the_page_on_serving_runs",
 }
-RUN_HERE = ("design.md", "devices.md", "resume.md")
+RUN_HERE = ("design.md", "devices.md", "resume.md", "suspects.md")
 BLOCK = re.compile(
     r"(?:<!-- (?P<mark>.*?) -->\n+)?```python\n(?P<code>.*?)```", re.DOTALL
 )
@@ -42,6 +47,9 @@ def is_run(mark):
     """Return whether a block with this comment runs on the present backend."""
     if mark is None:
         return True
+    needed = re.fullmatch(r"needs (\w+)", mark)
+    if needed:
+        return importlib.util.find_spec(needed[1]) is not None
     backend = re.fullmatch("run on (tensorflow|jax|torch)", mark)
     assert backend or re.fullmatch(r"not run: \S.*", mark), mark
     return bool(backend) and backend[1] == keras.backend.backend()
@@ -140,6 +148,54 @@ def test_peers_are_distributed_as_the_page_on_devices_says(reader):
         assert names["model"].step == 4
 
 
+def test_wrong_labels_are_found_as_the_page_on_suspects_says(reader, capsys):
+    pytest.importorskip("matplotlib")
+    x, clean_labels = datasets.load_digits(return_X_y=True)
+    images = (x[:300].reshape(-1, 8, 8, 1) / 16.0).astype("float32")
+    noisy = noise.make_noisy(
+        clean_labels[:300],
+        "symmetric_excluding_true",
+        0.3,
+        num_classes=10,
+        seed=0,
+    )
+
+    def make_peer():
+        return keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Flatten(),
+                keras.layers.Dense(32, activation="relu"),
+                keras.layers.Dense(10),
+            ]
+        )
+
+    model = keras_smkd.SelectiveMutualDistillation([make_peer(), make_peer()])
+    model.compile(
+        keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy"
+    )
+    model.fit(images, noisy.noisy_labels, epochs=25, verbose=0)
+    reader |= {
+        "model": model,
+        "images": images,
+        "noisy_labels": noisy.noisy_labels,
+        "make_peer": make_peer,
+    }
+    names = run_page("suspects.md", reader)
+    suspects = names["suspects"]
+    is_wrong = (noisy.noisy_labels != clean_labels[:300])[suspects.index]
+    assert is_wrong[:60].mean() > 0.9
+    assert f"{suspects.selected.sum()} of 300 labels" in capsys.readouterr().out
+    is_right = names["corrected"] == clean_labels[:300]
+    assert is_right.mean() > 1 - is_wrong.mean() + 0.1
+    for name in ("suspects.csv", "suspects.png", "noise_matrix.png"):
+        assert pathlib.Path(name).stat().st_size > 1000
+    if "is_issue" in names:
+        assert names["is_issue"][suspects.index][:60].mean() > 0.8
+    if "issues" in names:
+        assert names["issues"]["is_label_issue"].sum() > 60
+
+
 def test_parts_can_be_made_as_contributing_says():
     names = {
         "Batch": keras_smkd.Batch,
@@ -170,7 +226,7 @@ def test_parts_can_be_made_as_contributing_says():
 
 @pytest.mark.parametrize(
     "page",
-    ["design.md", "devices.md", "evidence.md", "methods.md", "resume.md"],
+    [*RUN_HERE, "evidence.md", "methods.md"],
 )
 def test_links_lead_to_files(page):
     text = (ROOT / "docs" / page).read_text()
