@@ -392,6 +392,37 @@ def test_csv_has_what_the_table_has(tmp_path):
         table.to_csv(tmp_path)
 
 
+def test_a_long_file_is_written_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(report.table, "_ROWS", 2)
+    by_hand().to_csv(tmp_path / "suspects.csv")
+    with open(tmp_path / "suspects.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["index"]) for row in rows] == by_hand().index.tolist()
+
+
+def test_files_are_named(tmp_path, rng):
+    pillow = pytest.importorskip("PIL.Image")
+    images = rng.integers(0, 256, (8, 2, 1, 3), dtype="uint8")
+    for k, image in enumerate(images):
+        folder = tmp_path / "images" / "ab"[k % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pillow.fromarray(image).save(folder / f"{k}.png")
+    examples = data_room.load_folder(tmp_path / "images", image_size=(2, 1))
+    inputs = keras.Input((2, 1, 3))
+    model = keras.Model(inputs, keras.layers.Flatten()(inputs)[:, :2])
+    found = report.suspicious_labels(
+        model, examples.take(rng.permutation(8)), from_logits=True
+    )
+    by_index = dict(zip(examples.index, examples.images, strict=True))
+    assert found.paths.tolist() == [by_index[k] for k in found.index]
+    assert found[2:4].paths.tolist() == found.paths[2:4].tolist()
+    found.to_csv(tmp_path / "suspects.csv")
+    with open(tmp_path / "suspects.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == found.paths.tolist()
+    assert {row["label_name"] for row in rows} == {"a", "b"}
+
+
 def test_pandas_has_what_the_table_has():
     pytest.importorskip("pandas")
     table = by_hand()

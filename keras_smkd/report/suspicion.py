@@ -172,8 +172,19 @@ def suspicious_labels(
         selected=selected[order],
         num_classes=int(num_classes or 0),
         class_names=names,
+        paths=_paths_of(x, index[order]),
         images={key: image for key, (_, image) in images.items()},
     )
+
+
+def _paths_of(
+    x: Any, index: npt.NDArray[np.int64]
+) -> npt.NDArray[np.str_] | None:
+    """Return the files of the examples with these indices, if they are."""
+    if not isinstance(x, Examples) or not x.are_files:
+        return None
+    order = np.argsort(x.index)
+    return x.images[order[np.searchsorted(x.index, index, sorter=order)]]
 
 
 def _check_names(names: tuple[str, ...], num_classes: int | None) -> None:

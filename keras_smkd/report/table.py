@@ -49,6 +49,7 @@ class SuspiciousLabels:
         selected: `(examples,)` booleans, whether the label is taken for wrong.
         num_classes: Number of classes.
         class_names: `(num_classes,)` strings, or empty.
+        paths: `(examples,)` strings, the files of the examples, or `None`.
         images: From the index of each of the most suspicious examples to its
             image; empty if inputs are no images.
     """
@@ -61,6 +62,7 @@ class SuspiciousLabels:
     selected: npt.NDArray[np.bool_]
     num_classes: int
     class_names: tuple[str, ...] = ()
+    paths: npt.NDArray[np.str_] | None = None
     images: dict[int, npt.NDArray[Any]] = dataclasses.field(
         default_factory=dict
     )
@@ -73,6 +75,8 @@ class SuspiciousLabels:
         if isinstance(key, (int, np.integer)):
             return Suspect(*(column[key].item() for column in columns.values()))
         part = {name: column[key] for name, column in columns.items()}
+        if self.paths is not None:
+            part["paths"] = self.paths[key]
         return dataclasses.replace(self, **part)
 
     def name_of(self, class_id: int) -> str:
@@ -84,8 +88,9 @@ class SuspiciousLabels:
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the table as a CSV file, whole or not at all.
 
-        Its columns are the attributes of that name, and the names of both
-        classes (`label_name`, `suggestion_name`) if there are any.
+        Its columns are the attributes of that name, the names of both classes
+        (`label_name`, `suggestion_name`) if there are any, and the files
+        (`path`) if examples are files.
 
         Args:
             path: Where to. A file that is there is replaced.
@@ -94,23 +99,42 @@ class SuspiciousLabels:
             ValueError: if it is the path of a folder.
             OSError: if there is no space.
         """
-        names = ("label_name", "suggestion_name") if self.class_names else ()
         with (
             written_whole(path) as partial,
             open(partial, "w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.writer(file)
-            writer.writerow([*COLUMNS, *names])
+            writer.writerow(self._columns())
             for start in range(0, len(self), _ROWS):
-                part = self[start : start + _ROWS]
-                columns = [getattr(part, name).tolist() for name in COLUMNS]
-                # As short as float32 can be told apart.
-                for k in (3, 4):
-                    columns[k] = [f"{value:.8g}" for value in columns[k]]
-                if names:
-                    for ids in (part.label, part.suggestion):
-                        columns.append([self.name_of(k) for k in ids.tolist()])
-                writer.writerows(zip(*columns, strict=True))
+                columns = self[start : start + _ROWS]._columns()
+                for name in ("score", "probability"):
+                    # As short as float32 can be told apart.
+                    columns[name] = [f"{v:.8g}" for v in columns[name].tolist()]
+                writer.writerows(
+                    zip(
+                        *(
+                            column.tolist()
+                            if isinstance(column, np.ndarray)
+                            else column
+                            for column in columns.values()
+                        ),
+                        strict=True,
+                    )
+                )
+
+    def _columns(self) -> dict[str, Any]:
+        """Return the columns of a file, by name."""
+        columns: dict[str, Any] = {
+            name: getattr(self, name) for name in COLUMNS
+        }
+        if self.class_names:
+            for name in ("label", "suggestion"):
+                columns[f"{name}_name"] = [
+                    self.name_of(k) for k in columns[name].tolist()
+                ]
+        if self.paths is not None:
+            columns["path"] = self.paths
+        return columns
 
     def to_pandas(self) -> Any:
         """Return the table as a `pandas.DataFrame`, columns as in `to_csv`.
@@ -124,13 +148,7 @@ class SuspiciousLabels:
             raise ImportError(
                 "`to_pandas` needs pandas. Install it with: pip install pandas"
             ) from error
-        columns = {name: getattr(self, name) for name in COLUMNS}
-        if self.class_names:
-            for name in ("label", "suggestion"):
-                columns[f"{name}_name"] = [
-                    self.name_of(k) for k in columns[name].tolist()
-                ]
-        return pandas.DataFrame(columns)
+        return pandas.DataFrame(self._columns())
 
     def __repr__(self) -> str:
         return shown.as_text(self)
