@@ -34,6 +34,7 @@ ROOMS = (
     ("callbacks", "report", "export"),
     ("methods", "sklearn"),
     ("__init__",),
+    ("__main__",),
 )
 PARTS = (*ROOMS[4], *ROOMS[5])
 # The one name of the package itself that a room may read.
