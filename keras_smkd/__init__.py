@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from keras_smkd import estimators
     from keras_smkd import noise
     from keras_smkd import report
+    from keras_smkd import sklearn
 
 __version__ = "0.1.0"
 
@@ -51,11 +52,12 @@ __all__ = [
     "report",
     "schedules",
     "selection",
+    "sklearn",
     "targets",
 ]
 
 # Training needs none of them, and half of the modules are theirs.
-_IMPORTED_WHEN_USED = ("data", "estimators", "noise", "report")
+_IMPORTED_WHEN_USED = ("data", "estimators", "noise", "report", "sklearn")
 
 
 def __getattr__(name: str) -> Any:

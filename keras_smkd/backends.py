@@ -1,4 +1,4 @@
-"""Every branch on the backend that parts with a memory need.
+"""Every branch on the backend of memories, and of what is seeded from outside.
 
 `keras.ops` copies a whole weight to change a few rows of it, which costs more
 than the rest of the step; JAX does it in place when it compiles. And JAX
@@ -7,6 +7,8 @@ TensorFlow's strategies, and in processes of torch, each replica sees its own
 part of it.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -93,3 +95,22 @@ def _gather_processes(values: Any) -> Any:
     parts = [torch.empty_like(values) for _ in range(count)]
     torch.distributed.all_gather(parts, values.contiguous())
     return torch.cat(parts)
+
+
+@contextlib.contextmanager
+def own_generator(seed: int) -> Iterator[None]:
+    """Have torch's generator begin with a seed, and put it back at the end.
+
+    The other backends draw from seeds that are weights of the model.
+
+    Args:
+        seed: Integer >= 0.
+    """
+    if keras.backend.backend() != "torch":
+        yield
+        return
+    import torch
+
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
