@@ -284,14 +284,21 @@ def newly_loaded(statement):
 
 
 def test_import_loads_no_framework_that_keras_had_not():
-    everything = ", ".join(module.__name__ for module in public_modules())
+    names = {module.__name__ for module in public_modules()}
+    everything = ", ".join(sorted(names - {"keras_smkd.sklearn"}))
     frameworks, loaded = newly_loaded(f"import keras_smkd, {everything}")
     assert "keras_smkd" in loaded
     assert not frameworks
 
 
+def test_the_estimator_of_scikit_learn_loads_no_other_framework():
+    # And only it loads scikit-learn.
+    frameworks, _ = newly_loaded("import keras_smkd.sklearn")
+    assert frameworks == {"sklearn"}
+
+
 def test_what_training_needs_not_is_imported_when_it_is_used():
-    later = ("data", "estimators", "noise")
+    later = ("data", "estimators", "noise", "report", "sklearn")
     newly_loaded(
         "import keras_smkd; "
         f"names = ['keras_smkd.' + name for name in {later}]; "

@@ -135,21 +135,27 @@ def _verbose(verbose: Any) -> Any:
 
 
 def plain_labels(labels: Any) -> Any:
-    """Return labels, numbers among Python's objects as an array of numbers.
+    """Return labels as an array, of numbers if all are numbers.
 
-    Columns of tables hold objects where they have been mixed once.
+    Columns of tables can hold numbers as Python's objects.
 
     Args:
         labels: As `fit` got them.
 
     Raises:
-        ValueError: if one is missing.
+        ValueError: if one is missing, or they are no array.
     """
     if labels is None:
         return None
-    values = np.asarray(labels)
+    try:
+        values = np.asarray(labels)
+    except ValueError as error:
+        raise ValueError(
+            "`y` must be of shape (examples,), one label for each example. "
+            f"Received: labels that are no array: {error}."
+        ) from error
     if values.dtype.kind != "O":
-        return labels
+        return values
     objects = values.ravel().tolist()
     for k, value in enumerate(objects):
         if _is_missing(value):
@@ -159,7 +165,7 @@ def plain_labels(labels: Any) -> Any:
             )
     if all(isinstance(value, (bool, int, float)) for value in objects):
         return np.array(objects).reshape(values.shape)
-    return labels
+    return values
 
 
 def _is_missing(value: Any) -> bool:
@@ -168,6 +174,8 @@ def _is_missing(value: Any) -> bool:
         return value is None or not value == value
     except TypeError:
         return True
+    except ValueError:  # An array among them, which is none for a reason.
+        return False
 
 
 def classes_and_ids(

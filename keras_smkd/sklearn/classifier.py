@@ -175,11 +175,9 @@ class SelectiveMutualClassifier(ClassifierMixin, BaseEstimator):
                 shapes do not fit.
         """
         checked = arguments.checked(self)
-        X, y = validate_data(
-            self, X, arguments.plain_labels(y), dtype=np.float32, allow_nd=True
-        )
-        check_classification_targets(y)
+        X, y = self._validated(X, arguments.plain_labels(y))
         classes, ids = arguments.classes_and_ids(y)
+        check_classification_targets(y)
         weights = arguments.checked_weights(sample_weight, ids)
         kept = slice(None) if weights is None else weights > 0
         if weights is not None:
@@ -234,7 +232,7 @@ class SelectiveMutualClassifier(ClassifierMixin, BaseEstimator):
                 if `fit` has not been called.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, allow_nd=True, reset=False)
+        X = self._validated(X, reset=False)
         if X.shape[1:] != self._input_shape:
             shape = ", ".join(map(str, self._input_shape))
             raise ValueError(
@@ -258,6 +256,13 @@ class SelectiveMutualClassifier(ClassifierMixin, BaseEstimator):
         ids = np.argmax(self.predict_proba(X), axis=1)
         found: npt.NDArray[Any] = self.classes_[ids]
         return found
+
+    def _validated(self, *data: Any, **kwargs: Any) -> Any:
+        # What float32 cannot hold is an error: no warning has to come first.
+        with np.errstate(over="ignore"):
+            return validate_data(
+                self, *data, dtype=np.float32, allow_nd=True, **kwargs
+            )
 
     @property
     def suspicious_labels_(self) -> Any:
