@@ -44,12 +44,13 @@ class SelectiveMutualClassifier(ClassifierMixin, BaseEstimator):
     kind that can be sorted: integers, with gaps or not, booleans, texts, or a
     column of a table of these.
 
-    Every `fit` trains new peers. With the same `random_state` it gives the
-    same classifier: initial weights, dropout and the order of the batches
-    follow from it, and the generators of Python, NumPy and torch are left as
-    they were. What it does not reach are draws in layers of your own by
-    `keras.random` without a seed, or by TensorFlow's own generator, and what
-    a GPU adds up in no fixed order.
+    Every `fit` trains new peers. With the same `random_state`, on the same
+    backend, it gives the same classifier: initial weights, dropout and the
+    order of the batches follow from it, and the generators of Python, NumPy
+    and torch are left as they were. (Backends share the order, and draw other
+    weights from a seed.) What it does not reach are draws in layers of your
+    own by `keras.random` without a seed, or by TensorFlow's own generator, and
+    what a GPU adds up in no fixed order.
 
     Args:
         build_peer: `(input_shape, num_classes) -> keras.Model`, called once
