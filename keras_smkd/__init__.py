@@ -13,6 +13,7 @@ from keras_smkd import knowledge
 from keras_smkd import losses
 from keras_smkd import methods
 from keras_smkd import metrics
+from keras_smkd import observers
 from keras_smkd import optimizers
 from keras_smkd import schedules
 from keras_smkd import selection
@@ -48,6 +49,7 @@ __all__ = [
     "methods",
     "metrics",
     "noise",
+    "observers",
     "optimizers",
     "report",
     "schedules",

@@ -16,6 +16,7 @@ from keras_smkd import features
 from keras_smkd import functional
 from keras_smkd import gates
 from keras_smkd import knowledge
+from keras_smkd import observers
 from keras_smkd import schedules
 from keras_smkd import selection
 from keras_smkd import targets
@@ -161,6 +162,11 @@ MADE = {
         lambda: knowledge.Teacher([linear(), mlp()], combine="mean_logits"),
         lambda: knowledge.Teacher(linear(activation="softmax"), None, False),
     ],
+    observers.ExampleDynamics: [
+        lambda: observers.ExampleDynamics(7),
+        lambda: observers.ExampleDynamics(7, "passes"),
+        lambda: observers.ExampleDynamics(8, dtype="float16"),
+    ],
     schedules.Constant: [
         lambda: schedules.Constant(0.5),
         lambda: schedules.Constant(0.25),
@@ -279,7 +285,7 @@ def through_json(part):
 
 
 def test_every_part_is_in_the_table():
-    rooms = (*ROOMS.values(), features, schedules)
+    rooms = (*ROOMS.values(), features, observers, schedules)
     found = set().union(*map(public_parts, rooms))
     # Heads are plain layers.
     found -= {kind for kind in found if not issubclass(kind, Configured)}

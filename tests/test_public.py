@@ -36,6 +36,7 @@ ARGUMENTS = {
     "JointOptimizationLabels": {"num_examples": 7, "start": 0.5, "window": 3},
     "PastPredictions": {"num_examples": 7, "routes": "others"},
     "DropoutPasses": {"passes": 3, "routes": "itself"},
+    "ExampleDynamics": {"num_examples": 7, "source": "passes"},
     "FeatureAdversaries": {"tap": "maps", "filters": 3},
     "FeatureConcatenation": {"tap": "maps"},
     "FeatureFusion": {"tap": "maps", "filters": 3},

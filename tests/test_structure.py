@@ -27,7 +27,7 @@ ROOMS = (
     ("_labels", "functional", "optimizers", "schedules"),
     ("batch",),
     ("memory",),
-    ("targets", "losses", "divergences", "gates", "features"),
+    ("targets", "losses", "divergences", "gates", "features", "observers"),
     ("selection", "knowledge"),
     ("model", "metrics", "noise"),
     ("data", "estimators"),

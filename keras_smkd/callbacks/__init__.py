@@ -1,5 +1,6 @@
 """Callbacks: what acts on the model around its steps."""
 
+from keras_smkd.callbacks.dynamics import TrainingDynamics
 from keras_smkd.callbacks.ensembles import MeasureEnsemble
 from keras_smkd.callbacks.mixtures import FitMixture
 from keras_smkd.callbacks.monitors import NoiseMonitor
@@ -14,4 +15,5 @@ __all__ = [
     "ProgressiveThreshold",
     "StaticThreshold",
     "ThresholdSchedule",
+    "TrainingDynamics",
 ]

@@ -57,6 +57,8 @@ class SelectiveMutualDistillation(PeerLearning):
             that length is unknown, or for training without `fit`.
         knowledge: Who knows, by default the peers themselves;
             `keras_smkd.knowledge.AveragedPeers()` for their averaged weights.
+        observer: Callable of the batch that adds nothing to the loss, such as
+            `keras_smkd.observers.ExampleDynamics(n)`, or `None`.
         name, **kwargs: As for `keras.Model`.
 
     Raises:
@@ -99,6 +101,7 @@ class SelectiveMutualDistillation(PeerLearning):
         total_steps: int | None = None,
         gate: Any = "label",
         knowledge: Any = "peers",
+        observer: Any = None,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -114,6 +117,7 @@ class SelectiveMutualDistillation(PeerLearning):
             distillation_weight=distillation_weight,
             supervised_weight=supervised_weight,
             total_steps=total_steps,
+            observer=observer,
             name=name,
             **kwargs,
         )

@@ -14,6 +14,7 @@ from keras_smkd import functional
 from keras_smkd import gates
 from keras_smkd import knowledge as knowledge_room
 from keras_smkd import losses
+from keras_smkd import observers
 from keras_smkd import selection as selection_room
 from keras_smkd import targets
 from keras_smkd._config import argument_names
@@ -74,6 +75,8 @@ class PeerLearning(peer_model.PeerModel):
         head: Layer `(features, training) -> (batch, classes)` whose `taps` are
             names of layers of the peers, or `None`.
         feature_loss: Callable of the batch, `-> (batch,)`, or `None`.
+        observer: Callable of the batch that adds nothing to the loss, such as
+            `observers.ExampleDynamics`, or `None`; called in every step.
         distillation_weight: Weight of the knowledge, >= 0: a number or a
             schedule of it, `progress -> weight`.
         supervised_weight: Weight of the labels, >= 0. With 0, data need none.
@@ -131,6 +134,7 @@ class PeerLearning(peer_model.PeerModel):
     target: Any
     gate: Any
     feature_loss: Any
+    observer: Any
 
     _min_peers = 1
 
@@ -148,6 +152,7 @@ class PeerLearning(peer_model.PeerModel):
         distillation_weight: float | Callable[[Any], Any] = 1.0,
         supervised_weight: float = 1.0,
         total_steps: int | None = None,
+        observer: Any = None,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -162,6 +167,7 @@ class PeerLearning(peer_model.PeerModel):
             "target": targets.get(target),
             "gate": gate,
             "feature_loss": part_of("feature_loss", feature_loss, {}),
+            "observer": observers.get(observer),
         }
         weight = _checks.number_or_schedule(
             "distillation_weight", distillation_weight, minimum=0.0
@@ -344,6 +350,8 @@ class PeerLearning(peer_model.PeerModel):
             batch = objective.with_knowledge(
                 batch, self.knowledge, self.selection
             )
+        if self.observer is not None:
+            self.observer(batch)
         supervised = objective.supervised_values(
             batch,
             labels,
