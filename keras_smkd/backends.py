@@ -30,7 +30,25 @@ def read_rows(variable: Any, index: Any) -> Any:
 
         # Not from a tensor of the variable: to change it would copy it then.
         return tf.gather(variable.value, index)
-    return ops.take(ops.convert_to_tensor(variable), index, axis=0)
+    return rows_of(ops.convert_to_tensor(variable), index)
+
+
+def rows_of(values: Any, index: Any) -> Any:
+    """Return rows of a tensor.
+
+    `keras.ops.take` first turns places from the end into others, in several
+    operations on torch.
+
+    Args:
+        values: `(rows, ...)`.
+        index: `(batch,)` integers, each in range.
+
+    Returns:
+        `(batch, ...)`.
+    """
+    if keras.backend.backend() == "torch":
+        return values[index]
+    return ops.take(values, index, axis=0)
 
 
 def write_rows(variable: Any, index: Any, rows: Any) -> None:

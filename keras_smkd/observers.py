@@ -26,6 +26,8 @@ SOURCES = ("training", "passes")
 COLUMNS = ("count", "correct", "turns", "confidence", "variance", "margin")
 # The logarithm of the smallest normal float32: no margin is infinite.
 LOWEST_LOG_PROBABILITY = math.log(float(np.finfo(np.float32).tiny))
+# More than any log-probability is away from another.
+_FAR = 1e30
 
 
 def get(observer: Any) -> Any:
@@ -80,17 +82,19 @@ def label_statistics(log_probs: Any, labels: Any) -> tuple[Any, Any, Any]:
     )
     log_probs = ops.maximum(log_probs, LOWEST_LOG_PROBABILITY)
     given = ops.cast(ops.argmax(labels, axis=-1), "int32")
-    classes = ops.arange(log_probs.shape[-1], dtype="int32")
-    is_label = ops.expand_dims(given, axis=-1) == classes
-    mean = ops.mean(ops.exp(log_probs), axis=1)
-    probability = ops.sum(ops.where(is_label, mean, 0.0), axis=-1)
+    # A mask by arithmetic, and no `mean`: on torch, each operation counts.
+    _, num_peers, num_classes = log_probs.shape
+    classes = ops.arange(num_classes, dtype="int32")
+    is_label = ops.cast(ops.expand_dims(given, 1) == classes, "float32")
+    mean = ops.sum(ops.exp(log_probs), axis=1) / num_peers
+    probability = ops.sum(mean * is_label, axis=-1)
     predicted = ops.cast(ops.argmax(mean, axis=-1), "int32")
     is_label = ops.expand_dims(is_label, axis=1)
-    own = ops.sum(ops.where(is_label, log_probs, 0.0), axis=-1)
-    others = ops.max(ops.where(is_label, -math.inf, log_probs), axis=-1)
+    own = ops.sum(log_probs * is_label, axis=-1)
+    others = ops.max(log_probs - _FAR * is_label, axis=-1)
     return (
         probability,
-        ops.mean(own - others, axis=1),
+        ops.sum(own - others, axis=1) / num_peers,
         ops.cast(predicted == given, "float32"),
     )
 
@@ -135,7 +139,6 @@ def after_visit(rows: Any, probability: Any, margin: Any, correct: Any) -> Any:
     count, correct_count, turns, mean, variance, mean_margin = (
         rows[:, i] for i in range(len(COLUMNS))
     )
-    was_correct = turns - 2.0 * ops.floor(0.5 * turns)
     count = count + 1.0
     away = probability - mean
     mean = mean + away / count
@@ -144,7 +147,7 @@ def after_visit(rows: Any, probability: Any, margin: Any, correct: Any) -> Any:
         [
             count,
             correct_count + correct,
-            turns + ops.abs(correct - was_correct),
+            turns + ops.abs(correct - turns % 2.0),
             mean,
             variance + (spread - variance) / count,
             mean_margin + (margin - mean_margin) / count,
@@ -168,8 +171,9 @@ def first_places(index: Any) -> Any:
     [0, 1, 0]
     """
     order = ops.cast(ops.argsort(index), "int32")
-    ordered = ops.take(index, order)
-    return ops.take(order, ops.searchsorted(ordered, index, side="left"))
+    ordered = backends.rows_of(index, order)
+    place = ops.searchsorted(ordered, index, side="left")
+    return backends.rows_of(order, place)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -358,7 +362,7 @@ class ExampleDynamics(StatefulPart):
             labelled: `(batch,)`, 0 where there is no label; `None` where all
                 have one.
         """
-        inside = ops.logical_and(index >= 0, index < self.num_examples)
+        inside = (index >= 0) & (index < self.num_examples)
         index = ops.where(inside, index, self.num_examples)
         rows = backends.read_rows(self.memory, index)
         probability, margin, correct = label_statistics(log_probs, labels)
@@ -371,7 +375,7 @@ class ExampleDynamics(StatefulPart):
         renewed = ops.where(counts, ops.cast(renewed, rows.dtype), rows)
         # All that stand for one example write the same, in whatever order.
         index, renewed = backends.gather(index), backends.gather(renewed)
-        renewed = ops.take(renewed, first_places(index), axis=0)
+        renewed = backends.rows_of(renewed, first_places(index))
         backends.write_rows(self.memory, index, renewed)
 
     def reset(self) -> None:

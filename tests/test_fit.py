@@ -520,7 +520,7 @@ def test_noise_monitor_tells_what_clean_labels_tell(data):
         x, noisy, callbacks=[StaticThreshold(0.0), monitor], **FIT
     ).history
     assert np.isnan(nothing["selection_precision"][0])
-    with pytest.raises(ValueError, match="must have the same shape"):
+    with pytest.raises(ValueError, match="must have the same number"):
         keras_smkd.callbacks.NoiseMonitor(x, noisy, clean[:-1])
 
 

@@ -33,7 +33,7 @@ class PerExampleLoss:
 
     def __init__(self, loss: Any, from_logits: bool, soft_targets: bool):
         loss = _resolve_loss(loss, from_logits)
-        self._takes_distributions = _is_keras(loss) and (
+        self.takes_distributions = _is_keras(loss) and (
             loss_name(loss) not in _INTEGER_LABEL_LOSSES
         )
         self.is_sparse = loss_name(loss).lower().replace("_", "") == (
@@ -63,7 +63,7 @@ class PerExampleLoss:
                 f"{tuple(labels.shape)}. For one-hot or soft labels compile "
                 "with 'categorical_crossentropy'."
             )
-        if not is_distribution and self._takes_distributions:
+        if not is_distribution and self.takes_distributions:
             raise ValueError(
                 f"Labels must have shape (batch, {num_classes}) for the loss "
                 f"'{self.name}'. Received: labels of shape "

@@ -200,6 +200,26 @@ def targets_of(batch: Batch, labels: Any, target: Any) -> list[Any]:
     return [corrected[:, i] for i in range(batch.num_learners)]
 
 
+def label_weights(batch: Batch, losses: Any, gate: Any) -> Any:
+    """Return how much each label counts for each learner.
+
+    Args:
+        batch: With labels, and what is known.
+        losses: `() -> list` of each learner's losses, `(batch,)`; called if
+            the gate asks for them.
+        gate: Part.
+
+    Returns:
+        `(batch, learners)`, no gradient.
+    """
+    batch = batch.filled(
+        losses=lambda: ops.stop_gradient(ops.stack(losses(), axis=1))
+    )
+    return ops.stop_gradient(
+        checked_shape(gate, "gate", gate(batch), batch.logits.shape[:2])
+    )
+
+
 def supervised_values(
     batch: Batch,
     labels: Any,
@@ -247,12 +267,7 @@ def supervised_values(
     ]
     weights = None
     if gate is not None and batch.training:
-        batch = batch.filled(
-            losses=lambda: ops.stop_gradient(ops.stack(values, axis=1))
-        )
-        weights = ops.stop_gradient(
-            checked_shape(gate, "gate", gate(batch), batch.logits.shape[:2])
-        )
+        weights = label_weights(batch, lambda: values, gate)
     total = 0.0
     for i, value in enumerate(values):
         if weights is not None:
