@@ -187,11 +187,8 @@ class NoiseMonitor(keras.callbacks.Callback):
         if found.known is not None:
             right = found.known == clean[:, None]
             count = found.passed.sum()
-            logs["selection_precision"] = (
-                float((found.passed * right).sum() / count)
-                if count
-                else math.nan
-            )
+            share = (found.passed * right).sum() / count if count else math.nan
+            logs["selection_precision"] = float(share)
         logs["memorization"] = float(
             metrics.memorization_rate(noisy, clean, ensemble)
         )
