@@ -530,15 +530,15 @@ def test_each_output_of_predict_keeps_its_compiled_function(data):
     outputs = ("ensemble", "all", "peer_1")
     for output in outputs:
         model.predict(x, verbose=0, output=output)
-    functions = dict(model._predict_functions())
+    functions = dict(model._asked().functions)
     assert functions.keys() == set(outputs)
     assert len(set(map(id, functions.values()))) == 3
     for output in outputs:
         model.predict(x, verbose=0, output=output)
-    assert model._predict_functions() == functions
+    assert model._asked().functions == functions
     # Unless it is compiled anew.
     model.compile("sgd", "sparse_categorical_crossentropy")
-    assert model._predict_functions() == {}
+    assert model._asked().functions == {}
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="torch runs eagerly")

@@ -157,6 +157,17 @@ def has_part_of_data() -> bool:
     return False
 
 
+def is_replicated(model: Any) -> bool:
+    """Return whether a model has replicas, on TensorFlow.
+
+    Its strategy traces their steps in threads of their own.
+    """
+    return (
+        keras.backend.backend() == "tensorflow"
+        and model.distribute_strategy.num_replicas_in_sync > 1
+    )
+
+
 def _has_workers(model: Any) -> bool:
     """Return whether the model is one of several workers of TensorFlow."""
     if keras.backend.backend() != "tensorflow":

@@ -1,7 +1,10 @@
 """The forward pass of peers: what is looked at, and what is given out."""
 
+import contextlib
 import contextvars
+import threading
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +15,43 @@ from keras_smkd.features import names_for_peers
 from keras_smkd.features import recorder
 from keras_smkd.features.recording import tap_key
 
-# What `predict` is to give, in the thread that called it.
-OUTPUT: contextvars.ContextVar[str] = contextvars.ContextVar(
-    "output", default="ensemble"
+_OUTPUT: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    "output", default=None
 )
+
+
+class Asked:
+    """What `predict` is to give: to one thread at a time, and to no other.
+
+    `functions` has the compiled function of each output.
+    """
+
+    def __init__(self) -> None:
+        self.functions: dict[str, Any] = {}
+        self._lock = threading.RLock()
+        self._output = "ensemble"
+
+    @contextlib.contextmanager
+    def asking(self, output: str) -> Iterator[None]:
+        """Ask for an output, when no other thread does."""
+        with self._lock:
+            token, before = _OUTPUT.set(output), self._output
+            self._output = output
+            try:
+                yield
+            finally:
+                self._output = before
+                _OUTPUT.reset(token)
+
+    def output(self, is_replicated: bool) -> str:
+        """Return the output that is asked for.
+
+        Args:
+            is_replicated: Whether replicas run in threads of their own, which
+                know nothing of the one that asked.
+        """
+        default = self._output if is_replicated else "ensemble"
+        return _OUTPUT.get() or default
 
 
 def prepare(
@@ -43,10 +79,13 @@ def prepare(
         part.prepare(peers, num_classes)
 
 
-def readout(probs: Any, names: Sequence[str], num_peers: int) -> Any:
+def readout(
+    output: str, probs: Any, names: Sequence[str], num_peers: int
+) -> Any:
     """Return what `predict` was asked for.
 
     Args:
+        output: That.
         probs: `(batch, learners, classes)`, probabilities.
         names: Of the learners, the peers first.
         num_peers: How many of them are peers.
@@ -54,7 +93,6 @@ def readout(probs: Any, names: Sequence[str], num_peers: int) -> Any:
     Returns:
         `(batch, classes)`, or a dictionary of these.
     """
-    output = OUTPUT.get()
     if output in ("ensemble", "averaged"):
         return ops.mean(probs[:, :num_peers], axis=1)
     each = {name: probs[:, i] for i, name in enumerate(names)}

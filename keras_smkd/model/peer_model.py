@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import inspect
-import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -70,13 +69,11 @@ class PeerModel(keras.Model):
         parts = {k: part for k, part in parts.items() if part is not None}
         self.parts = lambda: parts
         self._recorders: Callable[[], list[Any]] = lambda: []
-        functions: dict[str, Any] = {}
-        self._predict_functions = lambda: functions
-        lock = threading.RLock()
-        self._predict_lock = lambda: lock
+        asked = forward.Asked()
+        self._asked = lambda: asked
 
-    # Before `__init__` there is nothing to keep, and Keras sets it to `None`.
-    _predict_functions: Callable[[], dict[str, Any]] = staticmethod(dict)
+    # Before `__init__` there is nothing to keep, and Keras sets a function.
+    _asked: Callable[[], forward.Asked] = staticmethod(forward.Asked)
 
     def averaged_outputs(self, inputs: Any) -> list[Any]:
         """Return what the peers' averages put out, one for each peer."""
@@ -125,7 +122,7 @@ class PeerModel(keras.Model):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
-        if forward.OUTPUT.get() == "averaged":
+        if self._output == "averaged":
             averages = self.averaged_outputs(inputs)
             return dict(zip(self.peer_names, averages, strict=True))
         found, features = forward.recorded_outputs(
@@ -233,33 +230,36 @@ class PeerModel(keras.Model):
         """
         known = ("ensemble", "all", "averaged", *self.learner_names)
         _checks.one_of("output", output, known)
-        with self._predict_lock():
-            token = forward.OUTPUT.set(output)
+        with self._asked().asking(output):
             try:
                 return super().predict(x, batch_size, verbose, steps, callbacks)
             finally:
-                forward.OUTPUT.reset(token)
                 backends.put_weights_back(self)
 
     @property
     def predict_function(self) -> Any:
         """The compiled function of the output that is asked for."""
-        return self._predict_functions().get(forward.OUTPUT.get())
+        return self._asked().functions.get(self._output)
 
     @predict_function.setter
     def predict_function(self, value: Any) -> None:
         if value is None:
-            self._predict_functions().clear()
+            self._asked().functions.clear()
         else:
-            self._predict_functions()[forward.OUTPUT.get()] = value
+            self._asked().functions[self._output] = value
+
+    @property
+    def _output(self) -> str:
+        return self._asked().output(backends.is_replicated(self))
 
     def predict_step(self, *args: Any) -> Any:
         return backends.map_outputs(super().predict_step(*args), self._readout)
 
     def _readout(self, y_pred: Any) -> Any:
         log_probs = functional.log_probabilities(self.logits(y_pred))
+        probs = ops.exp(log_probs)
         return forward.readout(
-            ops.exp(log_probs), self.learner_names, self.num_peers
+            self._output, probs, self.learner_names, self.num_peers
         )
 
     @functools.wraps(keras.Model.train_on_batch)
