@@ -7,6 +7,7 @@ from naive import numpy_of
 from peers import copies
 from peers import linear
 from peers import mlp
+from thrift import with_torch
 
 import keras_smkd
 from keras_smkd import functional
@@ -261,11 +262,17 @@ def divergence(knowledge, log_probs):
 @pytest.mark.parametrize(
     ("num_peers", "routes", "expected", "from_logits"),
     [
-        (1, None, [[1.0]], True),
+        pytest.param(1, None, [[1.0]], True, marks=with_torch),
         (1, "itself", [[1.0]], False),
-        (2, None, [[0.0, 1.0], [1.0, 0.0]], False),
-        (2, "others", [[0.0, 1.0], [1.0, 0.0]], True),
-        (2, "itself", [[1.0, 0.0], [0.0, 1.0]], True),
+        pytest.param(
+            2, None, [[0.0, 1.0], [1.0, 0.0]], False, marks=with_torch
+        ),
+        pytest.param(
+            2, "others", [[0.0, 1.0], [1.0, 0.0]], True, marks=with_torch
+        ),
+        pytest.param(
+            2, "itself", [[1.0, 0.0], [0.0, 1.0]], True, marks=with_torch
+        ),
         (2, [[0.25, 0.5], [0.0, 2.0]], [[0.25, 0.5], [0.0, 2.0]], True),
         (3, None, 0.5 * (1.0 - np.eye(3)), True),
     ],

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 from sklearn import datasets
+from thrift import with_torch
 
 from keras_smkd import __main__ as command
 
@@ -26,10 +27,6 @@ RESULTS = [
     "suspects.png",
 ]
 SIZE = 200
-# Most of such a test is compiling, minutes on three backends.
-with_torch = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="runs with the tests of torch"
-)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from naive import naive_log_softmax
 from naive import numpy_of
 from peers import linear
 from peers import mlp
+from thrift import with_torch
 
 from keras_smkd import PeerLearning
 from keras_smkd import divergences
@@ -191,6 +192,7 @@ def test_a_saved_model_goes_on_with_equal_losses_and_weights(
         np.testing.assert_array_equal(numpy_of(ours), numpy_of(theirs))
 
 
+@with_torch
 def test_wrong_labels_are_held_off(rng):
     clean = np.arange(60) % 3
     x = rng.normal(size=(60, 60)) * 0.5

@@ -10,6 +10,7 @@ from naive import gradient
 from naive import naive_log_softmax
 from naive import numpy_of
 from scipy import optimize
+from thrift import cases
 
 from keras_smkd.batch import Batch
 from keras_smkd.callbacks.ensembles import MeasureEnsemble
@@ -265,7 +266,7 @@ def test_examples_without_weight_do_not_count(rng):
     np.testing.assert_allclose(small, whole, atol=1e-5)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", cases([np.nan, np.inf, -np.inf], [np.inf]))
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_peer_that_is_not_finite_is_left_out(rng, name, bad):
     logits, labels = problem(rng, 6, 3, 4, 2.0)

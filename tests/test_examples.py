@@ -16,16 +16,12 @@ import pytest
 from absl.testing import flagsaver
 from sklearn import datasets
 from sklearn import model_selection
+from thrift import with_torch
 
 from keras_smkd import noise
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BACKEND = keras.backend.backend()
-# Most of such a test is imports and compiling, minutes on three backends.
-with_torch = pytest.mark.skipif(
-    BACKEND != "torch" and "KERAS_SMKD_ALL" not in os.environ,
-    reason="runs with the tests of torch; set KERAS_SMKD_ALL to run it here",
-)
 EPOCHS = 3
 SMALL = [
     "--train_size=128",

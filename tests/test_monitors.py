@@ -6,6 +6,8 @@ import pytest
 from keras import ops
 from peers import linear
 from peers import mlp
+from thrift import cases
+from thrift import with_torch
 
 import keras_smkd
 from keras_smkd import features
@@ -193,7 +195,7 @@ KNOWLEDGE = {
 }
 
 
-@pytest.mark.parametrize("kind", KNOWLEDGE)
+@pytest.mark.parametrize("kind", cases(KNOWLEDGE, ["early", "passes"]))
 def test_every_knowledge_is_asked_and_left_as_it_was(data, kind):
     x, noisy, clean = data
     model = model_of(
@@ -215,6 +217,7 @@ def test_every_knowledge_is_asked_and_left_as_it_was(data, kind):
     assert 0 <= logs["selection_precision"] <= 1
 
 
+@with_torch
 def test_ensembles_say_what_their_formula_says(data):
     x, noisy, _ = data
     for part, expected in (
@@ -273,7 +276,7 @@ def test_a_training_is_the_same_with_the_monitor(data):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("form", ["one_hot", "column", "soft"])
+@pytest.mark.parametrize("form", cases(["one_hot", "column", "soft"], ["soft"]))
 @pytest.mark.parametrize("loss", ["sparse", "categorical"])
 def test_labels_of_every_form_count_as_class_ids(data, form, loss):
     x, noisy, clean = data

@@ -10,6 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from thrift import with_torch
 
 import keras_smkd
 from keras_smkd import noise
@@ -57,9 +58,7 @@ def test_python_of_readme_runs(tmp_path):
     ]
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="runs with the tests of torch"
-)
+@with_torch
 def test_python_of_the_page_on_choosing_runs(tmp_path):
     pytest.importorskip("sklearn")
     # It goes on where README's quickstart ends.
