@@ -80,7 +80,7 @@ def suspicious_labels(
     not be held out.
 
     The examples are read once, batch by batch, and none of them is kept but
-    the images of the 25 most suspicious; 28 bytes an example are.
+    the images of the 25 most suspicious; 33 bytes an example are.
 
     Args:
         model: Trained `PeerLearning`, or a plain classifier of one output.
