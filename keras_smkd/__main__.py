@@ -183,6 +183,8 @@ def train() -> None:
         "model.keras",
         "class_names.txt",
     )
+    # Or its absence would be noticed when all is trained.
+    import_optional("matplotlib.figure", "train", "pictures")
     examples = load_examples()
     print(examples)
     keras.utils.set_random_seed(FLAGS.seed)

@@ -218,6 +218,13 @@ def test_what_is_wrong_is_said_and_nothing_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_pictures_are_missed_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SystemExit, match=r"keras-smkd\[pictures\]"):
+        run("train", folder="nowhere", out=str(tmp_path / "results"))
+    assert not (tmp_path / "results").exists()
+
+
 def test_wrong_models_to_export(tmp_path):
     with pytest.raises(SystemExit, match="`--model` and `--out` must be given"):
         run("export", out=str(tmp_path))
