@@ -112,7 +112,8 @@ def to_cleanlab(
     ```python
     from cleanlab.filter import find_label_issues
 
-    wrong = find_label_issues(**keras_smkd.report.to_cleanlab(model, x, labels))
+    given = keras_smkd.report.to_cleanlab(model, x, labels)
+    wrong = find_label_issues(**given, n_jobs=1)  # JAX must not be forked.
     ```
     """
     check_is_fitted(model)
