@@ -47,73 +47,135 @@ from keras_smkd._files import written_whole
 from keras_smkd.data.optional import import_optional
 from keras_smkd.noise.archives import read_archive
 
-FLAGS = flags.FLAGS
 COMMANDS = ("train", "export")
 _SOURCES = ("folder", "csv", "npz")
 
-flags.DEFINE_string("folder", None, "Folder with a subfolder for each class.")
-flags.DEFINE_string("csv", None, "CSV file with the columns path and label.")
-flags.DEFINE_string("root", None, "Folder of the CSV file's paths; its own.")
-flags.DEFINE_string("npz", None, "File with the arrays images and labels.")
-flags.DEFINE_string("out", None, "Folder to write to.")
-flags.DEFINE_bool("overwrite", False, "Whether to replace files there.")
-flags.DEFINE_integer(
-    "image_size", 64, "Height and width to which files are resized.", 8
-)
-flags.DEFINE_enum("channels", "3", ["1", "3"], "Grey or RGB, of files.")
-flags.DEFINE_enum(
-    "net",
-    "small",
-    ["small", "resnet18"],
-    "What peers are: three convolutions, or keras-cv's ResNet-18.",
-)
-flags.DEFINE_integer("peers", 2, "How many peers.", 2)
-flags.DEFINE_integer("epochs", 30, "Passes over the data.", 1)
-flags.DEFINE_integer("batch_size", 64, "Examples per step.", 1)
-flags.DEFINE_float("learning_rate", 1e-3, "Of Adam.", 0.0)
-flags.DEFINE_enum(
-    "augment",
-    "none",
-    ["none", "flip_crop", "randaugment"],
-    "How images are changed at random; the report sees them unchanged.",
-)
-flags.DEFINE_integer("seed", 0, "Of all that is random.", 0)
-flags.DEFINE_bool("progress_bar", True, "Whether each epoch has a bar.")
-flags.DEFINE_string("model", None, "Model to export.")
-flags.DEFINE_enum(
-    "format",
-    "tf_saved_model",
-    ["tf_saved_model", "onnx", "openvino", "litert", "torch"],
-    "What to export to.",
-)
-flags.DEFINE_string(
-    "what", "all", "all, peers, ensemble, or one such as peer_0."
-)
+
+def define_flags(options: flags.FlagValues) -> None:
+    """Define the flags of both commands.
+
+    Not when it is imported: whoever does that may have flags of these names.
+
+    Args:
+        options: Where to.
+    """
+    flags.DEFINE_string(
+        "folder",
+        None,
+        "Folder with a subfolder for each class.",
+        flag_values=options,
+    )
+    flags.DEFINE_string(
+        "csv",
+        None,
+        "CSV file with the columns path and label.",
+        flag_values=options,
+    )
+    flags.DEFINE_string(
+        "root",
+        None,
+        "Folder of the CSV file's paths; its own.",
+        flag_values=options,
+    )
+    flags.DEFINE_string(
+        "npz",
+        None,
+        "File with the arrays images and labels.",
+        flag_values=options,
+    )
+    flags.DEFINE_string("out", None, "Folder to write to.", flag_values=options)
+    flags.DEFINE_bool(
+        "overwrite",
+        False,
+        "Whether to replace files there.",
+        flag_values=options,
+    )
+    flags.DEFINE_integer(
+        "image_size",
+        64,
+        "Height and width to which files are resized.",
+        8,
+        flag_values=options,
+    )
+    flags.DEFINE_enum(
+        "channels",
+        "3",
+        ["1", "3"],
+        "Grey or RGB, of files.",
+        flag_values=options,
+    )
+    flags.DEFINE_enum(
+        "net",
+        "small",
+        ["small", "resnet18"],
+        "What peers are: three convolutions, or keras-cv's ResNet-18.",
+        flag_values=options,
+    )
+    flags.DEFINE_integer("peers", 2, "How many peers.", 2, flag_values=options)
+    flags.DEFINE_integer(
+        "epochs", 30, "Passes over the data.", 1, flag_values=options
+    )
+    flags.DEFINE_integer(
+        "batch_size", 64, "Examples per step.", 1, flag_values=options
+    )
+    flags.DEFINE_float(
+        "learning_rate", 1e-3, "Of Adam.", 0.0, flag_values=options
+    )
+    flags.DEFINE_enum(
+        "augment",
+        "none",
+        ["none", "flip_crop", "randaugment"],
+        "How images are changed at random; the report sees them unchanged.",
+        flag_values=options,
+    )
+    flags.DEFINE_integer(
+        "seed", 0, "Of all that is random.", 0, flag_values=options
+    )
+    flags.DEFINE_bool(
+        "progress_bar",
+        True,
+        "Whether each epoch has a bar.",
+        flag_values=options,
+    )
+    flags.DEFINE_string("model", None, "Model to export.", flag_values=options)
+    flags.DEFINE_enum(
+        "format",
+        "tf_saved_model",
+        ["tf_saved_model", "onnx", "openvino", "litert", "torch"],
+        "What to export to.",
+        flag_values=options,
+    )
+    flags.DEFINE_string(
+        "what",
+        "all",
+        "all, peers, ensemble, or one such as peer_0.",
+        flag_values=options,
+    )
 
 
-def load_examples() -> data.Examples:
+def load_examples(options: Any) -> data.Examples:
     """Return the examples that the flags name.
 
     Raises:
         ValueError: if none or several are named, or they are wrong.
         OSError: if a file cannot be read.
     """
-    given = [name for name in _SOURCES if getattr(FLAGS, name) is not None]
+    given = [name for name in _SOURCES if getattr(options, name) is not None]
     if len(given) != 1:
         raise ValueError(
             "The data must be one of --folder, --csv and --npz. Received: "
             f"{', '.join(f'--{name}' for name in given) or 'none'}."
         )
     settings: Any = {
-        "image_size": (FLAGS.image_size, FLAGS.image_size),
-        "channels": int(FLAGS.channels),
+        "image_size": (options.image_size, options.image_size),
+        "channels": int(options.channels),
         "verify": True,
     }
-    if FLAGS.folder is not None:
-        return data.load_folder(FLAGS.folder, **settings)
-    if FLAGS.csv is not None:
-        return data.load_csv(FLAGS.csv, root=FLAGS.root, **settings)
-    return _load_arrays(FLAGS.npz)
+    if options.folder is not None:
+        return data.load_folder(options.folder, **settings)
+    if options.csv is not None:
+        return data.load_csv(options.csv, root=options.root, **settings)
+    return _load_arrays(options.npz)
 
 
 def _load_arrays(path: str) -> data.Examples:
@@ -172,9 +234,10 @@ def remaining(seconds: float) -> str:
     return f"about {minutes // 60} h {minutes % 60} min left"
 
 
-def train() -> None:
+def train(options: Any) -> None:
     """Train peers on the data, and write what they think of its labels."""
     out = _checked_out(
+        options,
         "report.csv",
         "corrected_labels.csv",
         "suspects.png",
@@ -185,19 +248,19 @@ def train() -> None:
     )
     # Or its absence would be noticed when all is trained.
     import_optional("matplotlib.figure", "train", "pictures")
-    examples = load_examples()
+    examples = load_examples(options)
     print(examples)
-    keras.utils.set_random_seed(FLAGS.seed)
+    keras.utils.set_random_seed(options.seed)
     model = keras_smkd.SelectiveMutualDistillation(
         [
             make_peer(
-                FLAGS.net, examples.image_shape or (), examples.num_classes
+                options.net, examples.image_shape or (), examples.num_classes
             )
-            for _ in range(FLAGS.peers)
+            for _ in range(options.peers)
         ]
     )
     model.compile(
-        keras.optimizers.Adam(FLAGS.learning_rate),
+        keras.optimizers.Adam(options.learning_rate),
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
@@ -205,10 +268,10 @@ def train() -> None:
 
     def say_what_remains(epoch: int, logs: Any) -> None:
         seconds = (time.monotonic() - start) / (epoch + 1)
-        left = FLAGS.epochs - epoch - 1
+        left = options.epochs - epoch - 1
         if left:
             print(
-                f"epoch {epoch + 1} of {FLAGS.epochs} done, "
+                f"epoch {epoch + 1} of {options.epochs} done, "
                 f"{remaining(seconds * left)}",
                 flush=True,
             )
@@ -216,13 +279,13 @@ def train() -> None:
     history = model.fit(
         data.PipelineSequence(
             examples,
-            batch_size=FLAGS.batch_size,
+            batch_size=options.batch_size,
             shuffle=True,
-            seed=FLAGS.seed,
-            augment=FLAGS.augment,
+            seed=options.seed,
+            augment=options.augment,
         ),
-        epochs=FLAGS.epochs,
-        verbose=1 if FLAGS.progress_bar else 0,
+        epochs=options.epochs,
+        verbose=1 if options.progress_bar else 0,
         callbacks=[
             keras_smkd.callbacks.ProgressiveThreshold(),
             keras.callbacks.LambdaCallback(on_epoch_end=say_what_remains),
@@ -242,7 +305,11 @@ def train() -> None:
         with written_whole(out / name) as path:
             figure.savefig(path, format="png")
     print(suspects)
-    print(f"Written to {out}: {', '.join(sorted(os.listdir(out)))}")
+    _say_written(out)
+
+
+def _say_written(folder: str | pathlib.Path) -> None:
+    print(f"Written to {folder}: {', '.join(sorted(os.listdir(folder)))}")
 
 
 def _names(examples: data.Examples) -> list[str]:
@@ -251,15 +318,15 @@ def _names(examples: data.Examples) -> list[str]:
     ]
 
 
-def _checked_out(*names: str) -> pathlib.Path:
+def _checked_out(options: Any, *names: str) -> pathlib.Path:
     """Return the folder to write to, or raise if files there would go."""
-    if FLAGS.out is None:
+    if options.out is None:
         raise ValueError("`--out` must be given. Received: none.")
-    out = pathlib.Path(FLAGS.out)
+    out = pathlib.Path(options.out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"`--out` must be a folder. Received: {out}, a file.")
     there = [name for name in names if (out / name).exists()]
-    if there and not FLAGS.overwrite:
+    if there and not options.overwrite:
         raise ValueError(
             "`--out` must be a folder without results, or --overwrite given. "
             f"Received: {out}, where there is {there[0]}."
@@ -297,14 +364,14 @@ def _write_text(path: pathlib.Path, lines: list[str]) -> None:
         )
 
 
-def export() -> None:
+def export(options: Any) -> None:
     """Write the peers of a model that `train` wrote, for serving."""
-    if FLAGS.model is None or FLAGS.out is None:
+    if options.model is None or options.out is None:
         raise ValueError(
             "`--model` and `--out` must be given. Received: "
-            f"--model={FLAGS.model}, --out={FLAGS.out}."
+            f"--model={options.model}, --out={options.out}."
         )
-    path = pathlib.Path(FLAGS.model)
+    path = pathlib.Path(options.model)
     if not path.is_file():
         raise ValueError(
             f"`--model` must be a file of `train`. Received: {path}."
@@ -314,9 +381,9 @@ def export() -> None:
     raw = keras.Input(model.peers[0].input_shape[1:], dtype="uint8")
     keras_smkd.export(
         model,
-        FLAGS.out,
-        format=FLAGS.format,
-        what=FLAGS.what,
+        options.out,
+        format=options.format,
+        what=options.what,
         preprocessing=keras.Sequential(
             [raw, keras.layers.Rescaling(1.0 / 255.0)]
         ),
@@ -325,12 +392,12 @@ def export() -> None:
             if names.is_file()
             else None
         ),
-        overwrite=FLAGS.overwrite,
+        overwrite=options.overwrite,
     )
-    print(f"Written to {FLAGS.out}: {', '.join(sorted(os.listdir(FLAGS.out)))}")
+    _say_written(options.out)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], options: Any = flags.FLAGS) -> None:
     """Run the command that is named first."""
     if len(argv) != 2 or argv[1] not in COMMANDS:
         raise app.UsageError(
@@ -338,11 +405,12 @@ def main(argv: list[str]) -> None:
             f"Received: {' '.join(argv[1:]) or 'none'}."
         )
     try:
-        train() if argv[1] == "train" else export()
+        train(options) if argv[1] == "train" else export(options)
     except (ImportError, OSError, TypeError, ValueError) as error:
         # What is wrong is in the data or the flags, not in the program.
         sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
+    define_flags(flags.FLAGS)
     app.run(main)

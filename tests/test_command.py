@@ -9,7 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from absl.testing import flagsaver
+from absl import flags
 from sklearn import datasets
 from thrift import with_torch
 
@@ -55,10 +55,12 @@ def rows_of(path):
 
 def run(name, **values):
     """Run a command in this process, with these flags."""
-    if not command.FLAGS.is_parsed():
-        command.FLAGS(["keras_smkd"])
-    with flagsaver.flagsaver(progress_bar=False, **values):
-        command.main(["keras_smkd", name])
+    options = flags.FlagValues()
+    command.define_flags(options)
+    options(["keras_smkd"])
+    for flag, value in {"progress_bar": False, **values}.items():
+        setattr(options, flag, value)
+    command.main(["keras_smkd", name], options)
 
 
 @with_torch
