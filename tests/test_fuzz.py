@@ -30,7 +30,7 @@ from keras_smkd import targets
 
 BACKEND = keras.backend.backend()
 # What runs without a graph or a compiler is soonest done.
-NORMALLY = {"torch": "50", "tensorflow": "5", "jax": "3"}
+NORMALLY = {"torch": "30", "tensorflow": "5", "jax": "3"}
 CASES = int(os.environ.get("FUZZ_CASES", NORMALLY[BACKEND]))
 # Even without a database, hypothesis has notes that it would leave here.
 HOME = tempfile.mkdtemp()

@@ -290,6 +290,7 @@ def test_half_precision_keeps_three_digits_in_half_the_memory(rng):
     assert other.confidence.dtype == np.float32
 
 
+@with_torch
 def test_a_part_that_is_reset_begins_anew(rng):
     observer = prepared(3)
     logits = rng.normal(size=(3, 2, 4)).astype("float32")
@@ -351,6 +352,7 @@ def test_passes_keep_what_is_predicted_after_each_epoch(data):
     assert not model.needs_index
 
 
+@with_torch
 def test_both_ways_agree_where_the_weights_rest(data):
     """An SGD of rate 0: each step and each pass predict the same."""
     x, y = data
@@ -409,6 +411,7 @@ def test_examples_come_by_their_index_and_with_their_labels(rng):
     check(model.observer.results(), naive(seen, all_labels))
 
 
+@with_torch
 def test_the_training_is_the_same_with_and_without(data):
     x, y = data
     weights = []
