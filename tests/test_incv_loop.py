@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from naive import naive_log_softmax
 from peers import linear
+from thrift import with_torch
 
 from keras_smkd import estimators
 from keras_smkd import methods
@@ -199,6 +200,7 @@ class Interrupted(Exception):
     pass
 
 
+@with_torch
 @pytest.mark.parametrize("trainings", [2, 3])
 def test_an_interrupted_search_ends_as_if_it_had_not_been(
     data, tmp_path, trainings

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 from peers import linear
+from thrift import with_torch
 
 import keras_smkd
 from keras_smkd import metrics
@@ -452,6 +453,7 @@ def test_metrics_that_cannot_be_made_again_are_an_error():
         model_of(None, [Bound(2)])
 
 
+@with_torch
 def test_copies_of_the_metrics_of_keras_have_the_values_of_keras(data):
     x, y = data
 
