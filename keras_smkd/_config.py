@@ -107,9 +107,7 @@ class Holder(StatefulPart):
 
         Not a property: Keras would find them there, and save them twice.
         """
-        raise NotImplementedError(
-            f"`held` must be written by {type(self).__name__}."
-        )
+        raise TypeError("`held` must be written by the subclass.")
 
     @property
     def needs_index(self) -> bool:

@@ -538,8 +538,10 @@ def test_wrong_arguments(logits, labels, given, message):
 )
 def test_wrong_batches(logits, labels, batches, given, message):
     given = labels if given == "own" else given
-    with pytest.raises(ValueError, match=message):
-        suspects(iter(batches(logits, labels)), given)
+    for function in (report.suspicious_labels, report.to_cleanlab):
+        data = iter(batches(logits, labels))
+        with pytest.raises(ValueError, match=message):
+            function(echo(), data, given, from_logits=True)
 
 
 def test_data_without_end_are_refused(logits, labels):

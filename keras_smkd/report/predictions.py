@@ -1,6 +1,7 @@
 """The class probabilities that a classifier predicts, batch by batch."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -9,6 +10,8 @@ import numpy.typing as npt
 
 from keras_smkd import functional
 from keras_smkd.model.peer_model import PeerModel
+from keras_smkd.report.streams import LabelledBatch
+from keras_smkd.report.streams import labelled_batches
 
 
 def num_classes_of(model: keras.Model) -> int | None:
@@ -44,6 +47,56 @@ def check_is_fitted(model: Any) -> None:
             "step. Call `fit`, or load a model that was; a plain model whose "
             "weights come from elsewhere must not be compiled."
         )
+
+
+def predicted_batches(
+    model: keras.Model,
+    x: Any,
+    labels: Any,
+    *,
+    batch_size: int,
+    from_logits: bool | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+) -> Iterator[tuple[LabelledBatch, npt.NDArray[np.float32]]]:
+    """Yield all examples with their labels and what a model predicts.
+
+    Args:
+        model: Trained peers, or a plain classifier.
+        from_logits: As for `predictor`.
+        x, labels, batch_size, sample, seed: As for `labelled_batches`.
+
+    Raises:
+        TypeError: as `check_is_fitted` and `labelled_batches` do.
+        ValueError: as these and `predictor` do.
+    """
+    check_is_fitted(model)
+    predict = predictor(model, from_logits)
+    for batch in labelled_batches(
+        x, labels, num_classes_of(model), batch_size, sample, seed
+    ):
+        yield batch, predict(batch.x)
+
+
+def gathered(found: list[tuple[Any, ...]]) -> list[npt.NDArray[Any]]:
+    """Return columns of all batches, the first of which is the index.
+
+    Args:
+        found: Of each batch, `(examples,)` or longer arrays.
+
+    Raises:
+        ValueError: if there are none, or an example is there twice.
+    """
+    if not found:
+        raise ValueError("`x` must have an example. Received: no batches.")
+    columns = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+    values, counts = np.unique(columns[0], return_counts=True)
+    if len(values) < len(columns[0]):
+        raise ValueError(
+            "`x` must have each example once. Received: index "
+            f"{values[counts.argmax()]} {counts.max()} times."
+        )
+    return columns
 
 
 def predictor(

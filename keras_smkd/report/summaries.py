@@ -7,10 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_smkd import _checks
-from keras_smkd.report.predictions import check_is_fitted
-from keras_smkd.report.predictions import num_classes_of
-from keras_smkd.report.predictions import predictor
-from keras_smkd.report.streams import labelled_batches
+from keras_smkd.report.predictions import gathered
+from keras_smkd.report.predictions import predicted_batches
 from keras_smkd.report.table import SuspiciousLabels
 
 
@@ -116,15 +114,18 @@ def to_cleanlab(
     wrong = find_label_issues(**given, n_jobs=1)  # JAX must not be forked.
     ```
     """
-    check_is_fitted(model)
-    predict = predictor(model, from_logits)
-    batches = [
-        (batch.index, batch.label, predict(batch.x))
-        for batch in labelled_batches(
-            x, labels, num_classes_of(model), batch_size
-        )
-    ]
-    index, label, probs = map(np.concatenate, zip(*batches, strict=True))
+    index, label, probs = gathered(
+        [
+            (batch.index, batch.label, found)
+            for batch, found in predicted_batches(
+                model,
+                x,
+                labels,
+                batch_size=batch_size,
+                from_logits=from_logits,
+            )
+        ]
+    )
     broken = np.flatnonzero(np.isnan(probs).any(axis=1))
     if broken.size:
         raise ValueError(

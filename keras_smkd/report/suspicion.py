@@ -11,11 +11,10 @@ import numpy.typing as npt
 from keras_smkd import _checks
 from keras_smkd import estimators
 from keras_smkd.data.examples import Examples
-from keras_smkd.report.predictions import check_is_fitted
+from keras_smkd.report.predictions import gathered
 from keras_smkd.report.predictions import num_classes_of
-from keras_smkd.report.predictions import predictor
+from keras_smkd.report.predictions import predicted_batches
 from keras_smkd.report.shown import is_image
-from keras_smkd.report.streams import labelled_batches
 from keras_smkd.report.table import SuspiciousLabels
 
 RULES = ("disagreement", "beta_mixture", "gaussian_mixture")
@@ -133,7 +132,6 @@ def suspicious_labels(
     suspects.to_csv("suspects.csv")
     ```
     """
-    check_is_fitted(model)
     rule = _checks.one_of("rule", rule, RULES)
     seed = _checks.integer("seed", seed, minimum=0)
     if class_names is None and isinstance(x, Examples):
@@ -141,24 +139,23 @@ def suspicious_labels(
     names = tuple(map(str, class_names or ()))
     num_classes = num_classes_of(model)
     _check_names(names, num_classes)
-    predict = predictor(model, from_logits)
     found: list[tuple[npt.NDArray[Any], ...]] = []
     images: dict[int, tuple[float, npt.NDArray[Any]]] = {}
-    for batch in labelled_batches(
-        x, labels, num_classes, batch_size, sample, seed
+    for batch, probs in predicted_batches(
+        model,
+        x,
+        labels,
+        batch_size=batch_size,
+        from_logits=from_logits,
+        sample=sample,
+        seed=seed,
     ):
-        probs = predict(batch.x)
         num_classes = probs.shape[1]
         columns = margins(probs, batch.label)
         found.append((batch.index, batch.label, *columns))
         _keep_images(images, batch.index, batch.x, columns[2] - columns[1])
-    if not found:
-        raise ValueError("`x` must have an example. Received: no batches.")
+    index, label, suggestion, p_label, p_other = gathered(found)
     _check_names(names, num_classes)
-    index, label, suggestion, p_label, p_other = map(
-        np.concatenate, zip(*found, strict=True)
-    )
-    _check_index(index)
     score = p_other - p_label
     probability, selected = _judged(rule, p_label, score, seed)
     # The largest first, then in the order of the data; NaN last.
@@ -192,15 +189,6 @@ def _check_names(names: tuple[str, ...], num_classes: int | None) -> None:
         raise ValueError(
             f"`class_names` must be one for each class, {num_classes}. "
             f"Received: {len(names)} names."
-        )
-
-
-def _check_index(index: npt.NDArray[np.int64]) -> None:
-    values, counts = np.unique(index, return_counts=True)
-    if len(values) < len(index):
-        raise ValueError(
-            "`x` must have each example once. Received: index "
-            f"{values[counts.argmax()]} {counts.max()} times."
         )
 
 
