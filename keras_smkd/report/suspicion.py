@@ -74,9 +74,9 @@ def suspicious_labels(
 
     `score = max_{k != label} p_k - p_label`, of the probabilities p that the
     trained model predicts for the examples that it was trained on; for peers,
-    of their ensemble. Peers that learnt selectively from each other do not
-    learn wrong labels by heart, so that a training example's own label need
-    not be held out.
+    of their ensemble. Peers that drop contradicted labels, the default, learn
+    few of the wrong ones by heart, so that a training example's own label
+    need not be held out. (With `gate=None` they learn more.)
 
     The examples are read once, batch by batch, and none of them is kept but
     the images of the 25 most suspicious; 33 bytes an example are.
