@@ -62,6 +62,7 @@ def served(model, x):
 
 
 def test_a_head_is_exported_beside_the_peers(images, rng, tmp_path, written):
+    pytest.importorskip("torch", reason="torch writes it")
     model = fitted(
         methods.ffl([convolutional() for _ in "ab"], "maps"), images, rng
     )
@@ -78,6 +79,7 @@ def test_a_head_is_exported_beside_the_peers(images, rng, tmp_path, written):
 
 
 def test_averages_are_exported_as_their_ensemble(rng, tmp_path, written):
+    pytest.importorskip("torch", reason="torch writes it")
     x = rng.normal(size=(16, 6)).astype("float32")
     model = keras_smkd.SelectiveMutualDistillation(
         [mlp(), mlp(width=5)], knowledge=knowledge.AveragedPeers(0.9)
