@@ -206,6 +206,19 @@ class Knowledge:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Correction:
+    """What a target answers that also says what there is to be learnt.
+
+    Args:
+        labels: `(batch, learners, classes)`, distributions.
+        knowledge: Knowledge that takes the place of what the batch had.
+    """
+
+    labels: Any
+    knowledge: Knowledge
+
+
 Routes = npt.NDArray[np.float64]
 
 

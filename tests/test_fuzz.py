@@ -156,6 +156,7 @@ TARGETS = {
     "joint": lambda size: targets.JointOptimizationLabels(size, window=2),
     "mixture": lambda size: targets.MixtureBootstrapping(size),
     "refinement": lambda size: targets.CoRefinement(size),
+    "posterior": lambda size: targets.PosteriorLabels(size, start=1),
 }
 KNOWLEDGE = {
     "none": lambda size, network: None,
@@ -286,6 +287,8 @@ def fitting(case):
         case["gate"] = None
     if case["knowledge"] == "none":
         case["selective"] = False
+        if case["target"] == "posterior":
+            case["target"] = "none"
         if case["feature_loss"] == "none":
             case["supervised_weight"] = 1.0
     if case["loss"] in ("sparse", "categorical"):

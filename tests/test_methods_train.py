@@ -98,6 +98,10 @@ MODELS = {
         lambda: methods.bootstrapping(net(), hard=True),
         set(),
     ),
+    "posterior_smkd": (
+        lambda: methods.posterior_smkd([net(), net()], SIZE),
+        DISTILLED,
+    ),
     "proselflc": (lambda: methods.proselflc(net()), set()),
     # These come compiled.
     "gce": (lambda: methods.gce(net(), sgd()), set()),

@@ -205,10 +205,6 @@ MADE = {
         lambda: selection.MostConfidentShare(half_as_unsure),
         lambda: selection.MostConfidentShare(threshold=squared),
     ],
-    targets.CoRefinement: [
-        lambda: targets.CoRefinement(7),
-        lambda: targets.CoRefinement(7, temperature=1.0, threshold=0.25),
-    ],
     targets.HardBootstrapping: [
         targets.HardBootstrapping,
         lambda: targets.HardBootstrapping(0.5),
@@ -226,6 +222,13 @@ MADE = {
         lambda: targets.MixtureBootstrapping(7),
         lambda: targets.MixtureBootstrapping(7, hard=False),
     ],
+    targets.PosteriorLabels: [
+        lambda: targets.PosteriorLabels(7),
+        lambda: targets.PosteriorLabels(7, [0.25, 0.75], 2.0, 3, 0.9),
+        lambda: targets.PosteriorLabels(
+            7, gamma=squared, selection=selection.ConfidentKnowledge("margin")
+        ),
+    ],
     targets.ProSelfLC: [
         targets.ProSelfLC,
         lambda: targets.ProSelfLC(4.0, 0.25, "probability", True),
@@ -237,10 +240,6 @@ MADE = {
     targets.CoRefinement: [
         lambda: targets.CoRefinement(7),
         lambda: targets.CoRefinement(7, 0.25, 0.75),
-    ],
-    targets.MixtureBootstrapping: [
-        lambda: targets.MixtureBootstrapping(7),
-        lambda: targets.MixtureBootstrapping(7, hard=False),
     ],
     targets.TemporalEnsembling: [
         lambda: targets.TemporalEnsembling(7),

@@ -31,6 +31,7 @@ ARGUMENTS = {
     "ProSelfLC": {"sharpness": 4.0, "trust": "global", "target_gradient": True},
     "TemporalEnsembling": {"num_examples": 7, "momentum": 0.9, "trust": 0.25},
     "CoRefinement": {"num_examples": 7, "temperature": 0.3, "threshold": 0.6},
+    "PosteriorLabels": {"num_examples": 7, "gamma": 2.0, "start": 3},
     "EarlyPredictions": {"num_examples": 7, "momentum": 0.9},
     "MixtureBootstrapping": {"num_examples": 7, "hard": False},
     "JointOptimizationLabels": {"num_examples": 7, "start": 0.5, "window": 3},

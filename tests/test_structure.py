@@ -27,8 +27,9 @@ ROOMS = (
     ("_labels", "functional", "optimizers", "schedules"),
     ("batch",),
     ("memory",),
+    ("selection",),
     ("targets", "losses", "divergences", "gates", "features", "observers"),
-    ("selection", "knowledge"),
+    ("knowledge",),
     ("model", "metrics", "noise"),
     ("data", "estimators"),
     ("callbacks", "report", "export"),
@@ -36,7 +37,7 @@ ROOMS = (
     ("__init__",),
     ("__main__",),
 )
-PARTS = (*ROOMS[4], *ROOMS[5])
+PARTS = (*ROOMS[5], *ROOMS[6], *ROOMS[7])
 # The one name of the package itself that a room may read.
 VERSION = "__version__"
 # These write the backend's name down, and do nothing else with it.

@@ -97,6 +97,20 @@ def _share_of_each_class(knobs: Knobs) -> dict[str, Any]:
     return {"selection": selection.MostConfidentShare()}
 
 
+def _posterior(knobs: Knobs, peers: Any, num_examples: int) -> Any:
+    return keras_smkd.methods.posterior_smkd(peers, num_examples)
+
+
+def _posterior_of_weights(knobs: Knobs, peers: Any, num_examples: int) -> Any:
+    return keras_smkd.methods.posterior_smkd(
+        peers, num_examples, knowledge=knowledge.AveragedPeers()
+    )
+
+
+def _no_threshold(knobs: Knobs) -> Any:
+    return None
+
+
 def _pass_nothing(knobs: Knobs) -> Any:
     return callbacks.StaticThreshold(0.0)
 
@@ -140,6 +154,9 @@ class Method:
         is_oracle: Whether knowledge is selected by the clean labels.
         shares_nothing: Whether the peers are trained as if each were alone,
             so that one costs no more than one model.
+        make: From values of the knobs, the peers and the number of training
+            examples to the model, for one that is not of the paper's kind;
+            `arguments`, `target` and `is_oracle` are not asked then.
     """
 
     about: str
@@ -152,6 +169,7 @@ class Method:
     optimizer: Callable[[Knobs], dict[str, Any]] = _no_arguments
     is_oracle: bool = False
     shares_nothing: bool = False
+    make: Callable[[Knobs, Any, int], Any] | None = None
 
     def make_model(
         self, peers: list[keras.Model], knobs: Knobs, clean_labels: Any
@@ -159,6 +177,8 @@ class Method:
         """Return the model to compile, of so many peers (one if single)."""
         if self.is_single:
             return peers[0]
+        if self.make is not None:
+            return self.make(knobs, peers, len(clean_labels))
         arguments = {
             "target": self.target(knobs, len(clean_labels)),
             "gate": None,
@@ -174,7 +194,8 @@ class Method:
 
     def make_callbacks(self, knobs: Knobs) -> list[Any]:
         """Return what acts while it trains."""
-        found = [] if self.is_single else [self.threshold(knobs)]
+        threshold = None if self.is_single else self.threshold(knobs)
+        found = [] if threshold is None else [threshold]
         if self.optimizer(knobs).get("use_ema"):
             found.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
         return found
@@ -376,5 +397,15 @@ METHODS = {
     "smkd_share_loosening_gate_ema": _with_ema(_with_gate(SHARE_LOOSENING)),
     "smkd_p_loosening_gate_warm": _with_warm_up(
         _with_gate(EXCHANGES["smkd_p_loosening"])
+    ),
+    "posterior": Method(
+        "posterior labels, of remembered predictions",
+        make=_posterior,
+        threshold=_no_threshold,
+    ),
+    "posterior_ema": Method(
+        "posterior labels, of averaged weights",
+        make=_posterior_of_weights,
+        threshold=_no_threshold,
     ),
 }

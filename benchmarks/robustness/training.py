@@ -89,7 +89,7 @@ class Measurements(keras.callbacks.Callback):
         ):
             values[f"{name}_ensemble"] = accuracy(labels, probs.mean(axis=1))
             values[f"{name}_peer"] = accuracy(labels[:, None], probs)
-        if hasattr(model, "peers"):
+        if getattr(model, "selection", None) is not None:
             values |= self._exchange(model, train)
         return values
 

@@ -24,6 +24,7 @@ from keras_smkd.methods.consistency import mean_teacher
 from keras_smkd.methods.consistency import temporal_ensembling
 from keras_smkd.methods.corrections import bootstrapping
 from keras_smkd.methods.corrections import label_smoothing
+from keras_smkd.methods.corrections import posterior_smkd
 from keras_smkd.methods.corrections import proselflc
 from keras_smkd.methods.cross_validation import CrossValidation
 from keras_smkd.methods.cross_validation import iterative_cross_validation
@@ -86,6 +87,7 @@ __all__ = [
     "mentornet",
     "model_compression",
     "pcl",
+    "posterior_smkd",
     "proselflc",
     "sce",
     "smkd_progressive",

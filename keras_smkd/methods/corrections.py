@@ -1,10 +1,12 @@
 """Systems that correct each label from what the network itself says."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_smkd import _checks
+from keras_smkd import knowledge as knowledge_room
 from keras_smkd import targets
 from keras_smkd.model import PeerLearning
 
@@ -97,3 +99,51 @@ def proselflc(
     """
     target = targets.ProSelfLC(sharpness, midpoint)
     return PeerLearning([peer], target=target, **kwargs)
+
+
+def posterior_smkd(
+    peers: Sequence[keras.Model],
+    num_examples: int,
+    class_prior: Any = None,
+    knowledge: Any = None,
+    **kwargs: Any,
+) -> PeerLearning:
+    """Return peers that weigh labels against what the others know.
+
+    Each peer learns `normalise(a^gamma * T[:, y])`, with the others' averaged
+    and aligned knowledge `a` of the example and the measured confusion `T` of
+    knowledge with labels, and is drawn to `a` itself:
+    `keras_smkd.targets.PosteriorLabels`, whose page has the formula. One
+    setting serves every kind and rate of noise, and clean labels.
+
+    Args:
+        peers: Two networks or more.
+        num_examples: Number of examples in the data set (in an epoch).
+        class_prior: `(classes,)`, how often the true classes come, if known.
+        knowledge: What is averaged over time: by default
+            `knowledge.PastPredictions(num_examples, 0.9, routes="others")`, a
+            memory of every example, which needs each one's index.
+            `knowledge.AveragedPeers()` needs neither.
+        **kwargs: Further arguments of `PeerLearning`.
+
+    Returns:
+        The model, not compiled. Compile it with a cross entropy.
+
+    Example:
+
+    ```python
+    model = keras_smkd.methods.posterior_smkd([peer_a, peer_b], len(x))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(x, noisy_labels, epochs=50)
+    ```
+    """
+    if knowledge is None:
+        knowledge = knowledge_room.PastPredictions(
+            num_examples, momentum=0.9, routes="others"
+        )
+    return PeerLearning(
+        peers,
+        knowledge=knowledge,
+        target=targets.PosteriorLabels(num_examples, class_prior),
+        **kwargs,
+    )

@@ -352,7 +352,8 @@ class PeerLearning(peer_model.PeerModel):
             )
         if self.observer is not None:
             self.observer(batch)
-        supervised = objective.supervised_values(
+        selected = batch.selected
+        supervised, batch = objective.supervised_values(
             batch,
             labels,
             self.outputs_of(y_pred),
@@ -384,7 +385,7 @@ class PeerLearning(peer_model.PeerModel):
         for term in self.losses:
             loss = loss + reduction.batch_mean(ops.reshape(ops.sum(term), (1,)))
         self._logs.record_objective(
-            terms, batch.selected, batch.threshold, sample_weight
+            terms, selected, batch.threshold, sample_weight
         )
         return loss
 

@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_smkd import functional
 from keras_smkd.batch import Batch
+from keras_smkd.batch import Correction
 from keras_smkd.batch import Knowledge
 from keras_smkd.batch import checked_routes
 from keras_smkd.batch import checked_shape
@@ -127,6 +128,19 @@ def with_knowledge(batch: Batch, knowledge: Any, selection: Any) -> Batch:
             "`knowledge` must give a `keras_smkd.batch.Knowledge`. "
             f"Received: {type(given).__name__} from {knowledge!r}."
         )
+    batch = _knowing(batch, given, knowledge)
+    if selection is None:
+        return batch
+    shape = batch.knowledge.shape[:2]
+    chosen = checked_shape(selection, "selection", selection(batch), shape)
+    selected = batch.selected
+    if selected is not None:
+        chosen = chosen * ops.cast(selected, chosen.dtype)
+    return batch.filled(selected=chosen)
+
+
+def _knowing(batch: Batch, given: Knowledge, part: Any) -> Batch:
+    """Return a batch with what a part knows, and where it is available."""
     log_probs = given.log_probs
     if log_probs is None:
         log_probs = functional.log_probabilities(given.logits)
@@ -136,33 +150,24 @@ def with_knowledge(batch: Batch, knowledge: Any, selection: Any) -> Batch:
     is_own = given.logits is batch.logits
     log_probs, logits = ops.cast(log_probs, dtype), ops.cast(logits, dtype)
     batch_size, num_learners, num_classes = batch.logits.shape
-    checked_shape(
-        knowledge, "knowledge", log_probs, (batch_size, None, num_classes)
-    )
+    checked_shape(part, "knowledge", log_probs, (batch_size, None, num_classes))
     num_sources = log_probs.shape[1]
     routes = given.routes
     if routes is None:
         routes = to_all(num_learners, num_sources)
-    batch = batch.filled(
+    if given.available is not None:
+        checked_shape(
+            part, "knowledge.available", given.available, log_probs.shape[:2]
+        )
+    return batch.filled(
         knowledge=ops.stop_gradient(log_probs),
         knowledge_logits=ops.stop_gradient(logits),
         is_own_knowledge=is_own,
         samples=given.samples,
         knowledge_features=given.features,
         routes=checked_routes(routes, num_learners, num_sources),
+        selected=given.available,
     )
-    selected = given.available
-    shape = log_probs.shape[:2]
-    if selected is not None:
-        checked_shape(knowledge, "knowledge.available", selected, shape)
-    if selection is not None:
-        chosen = checked_shape(selection, "selection", selection(batch), shape)
-        selected = (
-            chosen
-            if selected is None
-            else chosen * ops.cast(selected, chosen.dtype)
-        )
-    return batch.filled(selected=selected)
 
 
 def term(name: str, part: Any, batch: Batch, shape: Any) -> Any:
@@ -181,8 +186,12 @@ def term(name: str, part: Any, batch: Batch, shape: Any) -> Any:
     return ops.cast(value, batch.logits.dtype)
 
 
-def targets_of(batch: Batch, labels: Any, target: Any) -> list[Any]:
-    """Return what the loss of each learner is to compare with.
+def corrected(
+    batch: Batch, labels: Any, target: Any
+) -> tuple[list[Any], Batch]:
+    """Return what each learner's loss is to compare with, and the batch then.
+
+    A target that gives a `Correction` also says what is known from here on.
 
     Args:
         batch: With labels.
@@ -191,13 +200,15 @@ def targets_of(batch: Batch, labels: Any, target: Any) -> list[Any]:
     """
     if target is None:
         own = labels_module.inside_classes(labels, batch.logits.shape[-1])
-        return [own] * batch.num_learners
+        return [own] * batch.num_learners, batch
     if not batch.training:
-        return [batch.labels] * batch.num_learners
-    corrected = checked_shape(
-        target, "target", target(batch), tuple(batch.logits.shape)
-    )
-    return [corrected[:, i] for i in range(batch.num_learners)]
+        return [batch.labels] * batch.num_learners, batch
+    given = target(batch)
+    if isinstance(given, Correction):
+        batch = _knowing(batch, given.knowledge, target)
+        given = given.labels
+    given = checked_shape(target, "target", given, tuple(batch.logits.shape))
+    return [given[:, i] for i in range(batch.num_learners)], batch
 
 
 def label_weights(batch: Batch, losses: Any, gate: Any) -> Any:
@@ -227,8 +238,8 @@ def supervised_values(
     loss: Any,
     target: Any,
     gate: Any,
-) -> Any:
-    """Return the learners' supervised losses, summed over the learners.
+) -> tuple[Any, Batch]:
+    """Return the learners' supervised losses, summed, and the batch then.
 
     `sum_i g_i * l(target_i, outputs_i)`
 
@@ -242,7 +253,8 @@ def supervised_values(
 
     Returns:
         `(batch,)`; NaN where an integer label is not one of the classes, 0
-        where an example has no label.
+        where an example has no label. And the batch, with the knowledge that
+        the target leaves.
 
     Raises:
         ValueError: if labels have a weight, and there are none or of a form
@@ -252,18 +264,17 @@ def supervised_values(
     if loss is None:
         # Of the predictions all the same: layers that nothing teaches would
         # have a gradient of 0 on some backends, and none on others.
-        return 0.0 * ops.sum(batch.logits, axis=(1, 2))
+        return 0.0 * ops.sum(batch.logits, axis=(1, 2)), batch
     if labels is None:
         raise ValueError(
             "`y` must be given, because labels have a weight. Received: "
             "y=None. For data without labels give `supervised_weight=0`."
         )
     loss.check_labels(labels, num_classes)
+    targets, batch = corrected(batch, labels, target)
     values = [
         loss(own, learner)
-        for own, learner in zip(
-            targets_of(batch, labels, target), outputs, strict=True
-        )
+        for own, learner in zip(targets, outputs, strict=True)
     ]
     weights = None
     if gate is not None and batch.training:
@@ -276,4 +287,4 @@ def supervised_values(
     total = labels_module.nan_outside_classes(total, labels, num_classes)
     if batch.labelled is not None:
         total = ops.where(batch.labelled > 0, total, 0.0)
-    return total
+    return total, batch

@@ -144,7 +144,7 @@ def _view_batch(
         return seen
     loss = model._loss_values
     given = _as_taken(given, loss, model.num_classes)
-    targets = objective.targets_of(batch, given, model.target)
+    targets, batch = objective.corrected(batch, given, model.target)
     if model.target is not None:
         seen["targets"] = ops.stack(
             [ops.argmax(own, axis=-1) for own in targets], axis=1

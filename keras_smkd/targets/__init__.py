@@ -14,6 +14,7 @@ from keras_smkd.targets.bootstrapping import SoftBootstrapping
 from keras_smkd.targets.memory import JointOptimizationLabels
 from keras_smkd.targets.memory import TemporalEnsembling
 from keras_smkd.targets.mixture import MixtureBootstrapping
+from keras_smkd.targets.posterior import PosteriorLabels
 from keras_smkd.targets.proselflc import ProSelfLC
 from keras_smkd.targets.refinement import CoRefinement
 from keras_smkd.targets.smoothing import LabelSmoothing
@@ -49,6 +50,7 @@ __all__ = [
     "JointOptimizationLabels",
     "LabelSmoothing",
     "MixtureBootstrapping",
+    "PosteriorLabels",
     "ProSelfLC",
     "SoftBootstrapping",
     "TemporalEnsembling",

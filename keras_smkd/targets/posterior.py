@@ -1,0 +1,467 @@
+"""Posterior labels: what is known, weighed against what the label says."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_smkd import _checks
+from keras_smkd import backends
+from keras_smkd import functional
+from keras_smkd import selection as selection_room
+from keras_smkd._config import Holder
+from keras_smkd.batch import Batch
+from keras_smkd.batch import Correction
+from keras_smkd.batch import Knowledge
+from keras_smkd.batch import to_itself
+
+# Examples after which `momentum` of the past is left.
+EXAMPLES = 64
+# Of the diagonal, and of the uniform distribution, in each row of the matrix.
+TRUST, FLOOR = 0.02, 0.01
+# From which distance from uniform on the data count as imbalanced.
+TOLERANCE = 0.05
+# Epochs over which the posteriors are averaged, to find that out.
+BALANCE_EPOCHS = 20
+# How much of the labels' frequencies the prior follows where they are.
+TEMPER = 0.7
+
+
+def heard(log_probs: Any, routes: Any, selected: Any = None) -> tuple[Any, Any]:
+    """Return the mean knowledge on each learner's routes.
+
+    `k_i = sum_j r_ij s_j q_j / sum_j r_ij s_j`
+
+    Args:
+        log_probs: `(batch, sources, classes)`, `log q`.
+        routes: `(learners, sources)` NumPy array.
+        selected: `(batch, sources)`, 1 or 0; `None` for 1 throughout.
+
+    Returns:
+        `(batch, learners, classes)`, `log k`, uniform where nothing is heard,
+        and `(batch, learners)`, boolean: whether anything is.
+    """
+    probs = ops.exp(functional.at_least_float32(log_probs))
+    passed = ops.ones_like(probs[..., 0])
+    if selected is not None:
+        passed = ops.cast(selected, probs.dtype)
+        # `where`, not a product: 0 times NaN is NaN.
+        probs = ops.where(ops.expand_dims(passed, axis=-1) > 0, probs, 0.0)
+    columns, weights = [], []
+    for row in routes:
+        mean, weight = (functional.mixed(own, row) for own in (probs, passed))
+        columns.append(ops.zeros_like(probs[:, 0]) if mean is None else mean)
+        weights.append(
+            ops.zeros_like(passed[:, 0]) if weight is None else weight
+        )
+    weight = ops.stack(weights, axis=1)
+    said = weight > 0
+    mean = ops.stack(columns, axis=1) / ops.expand_dims(
+        ops.where(said, weight, 1.0), axis=-1
+    )
+    mean = ops.where(
+        ops.expand_dims(said, axis=-1), mean, 1.0 / probs.shape[-1]
+    )
+    return ops.log(mean), said
+
+
+def label_probabilities(confusion: Any) -> Any:
+    """Return `P(label | knowledge says c)`, from shares of both.
+
+    `T_c = 0.99 * (J_c + 0.02/C * e_c) / (sum J_c + 0.02/C) + 0.01/C`
+
+    A class that the knowledge has never named keeps its labels.
+
+    Args:
+        confusion: `(classes, classes)`, `J`: shares of the examples of which
+            the knowledge says the row's class and the label the column's.
+
+    Returns:
+        `(classes, classes)`, rows sum to 1.
+    """
+    confusion = functional.at_least_float32(confusion)
+    classes = confusion.shape[-1]
+    trusted = confusion + TRUST / classes * ops.eye(
+        classes, dtype=confusion.dtype
+    )
+    rows = trusted / ops.sum(trusted, axis=-1, keepdims=True)
+    return (1.0 - FLOOR) * rows + FLOOR / classes
+
+
+def posterior(log_probs: Any, labels: Any, confusion: Any, gamma: Any) -> Any:
+    """Return what is known, weighed against what the label says.
+
+    `normalise(k^gamma * T[:, y])`, with `T` of `label_probabilities`. A label
+    that is a distribution counts as a draw from it: `T y` in place of
+    `T[:, y]`.
+
+    Args:
+        log_probs: `(batch, learners, classes)`, `log k`.
+        labels: `(batch, classes)`, distributions.
+        confusion: `(classes, classes)`, as for `label_probabilities`.
+        gamma: Scalar > 0.
+
+    Returns:
+        `(batch, learners, classes)`, rows sum to 1.
+
+    Example:
+
+    >>> known = ops.log([[[0.8, 0.2]]])
+    >>> posterior(known, [[0.0, 1.0]], [[0.3, 0.2], [0.0, 0.5]], 1.0)
+    [[[0.6158, 0.3842]]]
+    """
+    log_probs = functional.at_least_float32(log_probs)
+    table = ops.cast(label_probabilities(confusion), log_probs.dtype)
+    labels = ops.cast(labels, log_probs.dtype)
+    likelihood = ops.matmul(labels, ops.transpose(table))
+    # A row of zeros is a label outside the classes, which says nothing.
+    smallest = float(np.finfo(np.float32).tiny)
+    log_likelihood = ops.log(ops.maximum(likelihood, smallest))
+    logits = ops.cast(gamma, log_probs.dtype) * log_probs + ops.expand_dims(
+        log_likelihood, axis=1
+    )
+    return ops.softmax(logits, axis=-1)
+
+
+def aligned(log_probs: Any, prevalence: Any, prior: Any, strength: Any) -> Any:
+    """Return knowledge whose classes come as often as they should.
+
+    `a = normalise(k * (prior / prevalence)^strength)`
+
+    Args:
+        log_probs: `(..., classes)`, `log k`.
+        prevalence: `(classes,)`, the mean of the knowledge, > 0.
+        prior: `(classes,)`, how often classes should come, > 0.
+        strength: Scalar in [0, 1].
+
+    Returns:
+        `(..., classes)`, log-probabilities.
+
+    Example:
+
+    >>> known = ops.log([[0.5, 0.5]])
+    >>> ops.exp(aligned(known, [0.8, 0.2], [0.5, 0.5], 1.0))
+    [[0.2, 0.8]]
+    """
+    log_probs = functional.at_least_float32(log_probs)
+    ratio = ops.log(ops.convert_to_tensor(prior)) - ops.log(
+        ops.convert_to_tensor(prevalence)
+    )
+    ratio = ops.cast(ratio, log_probs.dtype)
+    strength = ops.cast(strength, log_probs.dtype)
+    return ops.log_softmax(log_probs + strength * ratio, axis=-1)
+
+
+def imbalance(balance: Any, num_examples: int) -> Any:
+    """Return how imbalanced data are taken to be, in [0, 1].
+
+    `z = clip((TV - 0.05) / 0.05, 0, 1)`, with half the L1 distance `TV` of
+    the balance from uniform. Where a finite sample of balanced data is as far
+    from it by chance, what is tolerated is that: `0.5 * sqrt(C / examples)` in
+    place of 0.05, if it is more.
+
+    Args:
+        balance: `(classes,)`, sums to 1.
+        num_examples: Number of examples that it is the mean of.
+
+    Returns:
+        Scalar.
+
+    Example:
+
+    >>> imbalance(ops.convert_to_tensor([0.55, 0.45]), 10_000)
+    0.0
+    """
+    classes = balance.shape[-1]
+    tolerance = max(TOLERANCE, 0.5 * math.sqrt(classes / num_examples))
+    distance = 0.5 * ops.sum(ops.abs(balance - 1.0 / classes))
+    return ops.clip((distance - tolerance) / tolerance, 0.0, 1.0)
+
+
+def sharpness(visits: Any) -> Any:
+    """Return `3 - 2 * exp(-visits / 30)`, which rises from 1 to 3.
+
+    Args:
+        visits: Scalar, how often each example was seen.
+    """
+    return 3.0 - 2.0 * ops.exp(-visits / 30.0)
+
+
+@keras.saving.register_keras_serializable(package="keras_smkd")
+class PosteriorLabels(Holder):
+    """What is known, weighed against what the label says.
+
+    Neither keeps nor drops a label: its say is set by the confusion between
+    knowledge and labels, which is measured as training goes. With `k`, the
+    mean knowledge on a learner's routes, and the label `y`:
+
+        T      = running P(label | knowledge says c)
+        a      = normalise(k * (prior / prevalence)^strength)
+        target = normalise(a^gamma * T[:, y])
+
+    `a` also takes the place of the knowledge in the model's second term, so
+    that a divergence draws each learner to it. `prevalence` is the running
+    mean of `k`: the alignment keeps knowledge from forgetting classes.
+
+    Made for knowledge that is averaged over time and comes from other peers:
+    `keras_smkd.knowledge.PastPredictions(n, 0.9, routes="others")`, or
+    `AveragedPeers()` where there is no index. Current predictions run away.
+    `keras_smkd.methods.posterior_smkd` puts it together. Found by experiment:
+    BUILD_NOTES.md says what was tried, and docs/evidence.md what it does.
+
+    Until `start` steps were taken the target is the label, and the knowledge
+    has nothing to say; the same holds where no knowledge is heard.
+
+    The model remembers `classes * (classes + 3)` numbers. Running means move
+    once in each training step, by what all replicas see, with
+    `momentum^(batch size / 64)`, so that they do not depend on its size.
+
+    Args:
+        num_examples: Number of examples in the data set (in an epoch).
+        class_prior: `(classes,)`, how often the true classes come, where that
+            is known. By default it is found out: data whose mean target
+            keeps within 5 % of uniform are taken to be balanced, and others
+            are aligned half-way to the labels' frequencies to the power 0.7.
+        gamma: How sharp the knowledge is made, > 0: a number, or a function
+            of how often each example was seen. By default
+            `3 - 2 * exp(-visits / 30)`, which needs no planned length.
+        start: Optimizer steps before labels are corrected, at least 0.
+        momentum: Share of the past that 64 examples leave in the means, in
+            [0, 1).
+        selection: Which knowledge counts for the confusion, a part or a name.
+            By default the most confident half of each class of a batch.
+
+    Example:
+
+    ```python
+    model = keras_smkd.PeerLearning(
+        [peer_a, peer_b],
+        knowledge=keras_smkd.knowledge.PastPredictions(
+            len(x), momentum=0.9, routes="others"
+        ),
+        target=keras_smkd.targets.PosteriorLabels(len(x)),
+    )
+    ```
+    """
+
+    def __init__(
+        self,
+        num_examples: int,
+        class_prior: Any = None,
+        gamma: float | Callable[[Any], Any] | None = None,
+        start: int = 50,
+        momentum: float = 0.98,
+        selection: Any = "most_confident_share",
+    ) -> None:
+        super().__init__()
+        self.num_examples = _checks.integer(
+            "num_examples", num_examples, minimum=1
+        )
+        self.class_prior = class_prior
+        if class_prior is not None:
+            self.class_prior = _checked_prior(class_prior)
+        if gamma is not None and not callable(gamma):
+            gamma = _checks.number("gamma", gamma, above=0.0)
+        self.gamma = gamma
+        self.start = _checks.integer("start", start, minimum=0)
+        self.momentum = _checks.fraction("momentum", momentum)
+        self.selection = selection_room.get(selection)
+
+    def held(self) -> list[Any]:
+        """Return the selection, if there is one."""
+        return [] if self.selection is None else [self.selection]
+
+    def prepare(self, peers: Any, num_classes: int) -> None:
+        """Make the weights.
+
+        Raises:
+            ValueError: if `class_prior` has another number of classes.
+        """
+        super().prepare(peers, num_classes)
+        if self.class_prior is not None and len(self.class_prior) != (
+            num_classes
+        ):
+            raise ValueError(
+                f"`class_prior` must have one entry for each of {num_classes} "
+                f"classes. Received: {len(self.class_prior)} entries."
+            )
+        uniform = keras.initializers.Constant(1.0 / num_classes)
+        shape = (num_classes,)
+        self.steps = self.add_state("steps", (), "int32")
+        self.seen = self.add_state("seen", (), "int32")
+        self.confusion = self.add_state("confusion", 2 * shape, "float32")
+        self.prevalence = self.add_state(
+            "prevalence", shape, "float32", uniform
+        )
+        self.balance = self.add_state("balance", shape, "float32", uniform)
+        self.frequencies = self.add_state(
+            "frequencies", shape, "float32", uniform
+        )
+
+    def __call__(self, batch: Batch) -> Correction:
+        """Return the posteriors, and the aligned knowledge behind them.
+
+        Args:
+            batch: With `labels`, `knowledge` and `routes`. In training the
+                running means move.
+
+        Returns:
+            `(batch, learners, classes)`, rows sum to 1, and one source for
+            each learner, itself.
+        """
+        known, said = heard(
+            ops.stop_gradient(batch.needed("knowledge", self)),
+            batch.needed("routes", self),
+            batch.selected,
+        )
+        labels = ops.cast(batch.needed("labels", self), known.dtype)
+        if batch.training:
+            self._follow(batch, known, said, labels)
+        gamma = ops.cast(self._gamma(), known.dtype)
+        prior, strength = self._prior()
+        known = aligned(known, self.prevalence, prior, strength)
+        targets = posterior(known, labels, self.confusion, gamma)
+        said = ops.logical_and(
+            said, ops.convert_to_tensor(self.steps) > self.start
+        )
+        targets = ops.where(
+            ops.expand_dims(said, axis=-1),
+            targets,
+            ops.expand_dims(labels, axis=1),
+        )
+        return Correction(
+            labels=targets,
+            knowledge=Knowledge(
+                log_probs=known,
+                routes=to_itself(known.shape[1]),
+                available=ops.cast(said, known.dtype),
+            ),
+        )
+
+    def _gamma(self) -> Any:
+        visits = ops.cast(self.seen, "float32") / self.num_examples
+        if callable(self.gamma):
+            return self.gamma(visits)
+        return sharpness(visits) if self.gamma is None else self.gamma
+
+    def _prior(self) -> tuple[Any, Any]:
+        """Return how often classes are to come, and how strictly."""
+        if self.class_prior is not None:
+            return ops.convert_to_tensor(self.class_prior, "float32"), 1.0
+        balance = ops.convert_to_tensor(self.balance)
+        share = imbalance(balance, self.num_examples)
+        # A class without a label has no more than a label's worth.
+        frequencies = ops.maximum(
+            ops.convert_to_tensor(self.frequencies), 1.0 / self.num_examples
+        )
+        prior = ops.power(frequencies, TEMPER * share)
+        return prior / ops.sum(prior), 1.0 - 0.5 * share
+
+    def _follow(self, batch: Batch, known: Any, said: Any, labels: Any) -> None:
+        """Move the running means by what all replicas see of a batch."""
+        counted = ops.logical_and(said, ops.all(known == known, axis=-1))
+        if batch.labelled is not None:
+            labelled = ops.cast(batch.labelled, known.dtype) > 0
+            counted = ops.logical_and(
+                counted, ops.expand_dims(labelled, axis=1)
+            )
+        known, counted, labels = (
+            backends.gather(ops.cast(own, "float32"))
+            for own in (known, counted, labels)
+        )
+        # What does not count is never among the most confident.
+        known = ops.where(
+            ops.expand_dims(counted, axis=-1) > 0, known, math.nan
+        )
+        chosen = counted
+        if self.selection is not None:
+            passed = self.selection(
+                Batch(knowledge=known, progress=batch.progress)
+            )
+            chosen = counted * ops.cast(passed, counted.dtype)
+        size = ops.cast(ops.shape(labels)[0], "float32")
+        self.steps.assign_add(1)
+        self.seen.assign_add(ops.cast(size, "int32"))
+        kept = ops.power(self.momentum, size / EXAMPLES)
+        votes = ops.one_hot(
+            ops.argmax(known, axis=-1), labels.shape[-1], dtype=labels.dtype
+        )
+        votes = _sum(votes, chosen, axis=1)
+        _move(
+            self.confusion,
+            kept,
+            ops.matmul(ops.transpose(votes), labels),
+            ops.sum(chosen),
+        )
+        _move(
+            self.prevalence,
+            kept,
+            _sum(ops.exp(known), counted, axis=(0, 1)),
+            ops.sum(counted),
+        )
+        targets = posterior(known, labels, self.confusion, self._gamma())
+        _move(
+            self.balance,
+            ops.exp(-size / (BALANCE_EPOCHS * self.num_examples)),
+            _sum(targets, counted, axis=(0, 1)),
+            ops.sum(counted),
+        )
+        _move(
+            self.frequencies,
+            # The mean over all examples so far.
+            1.0 - size / ops.cast(self.seen, "float32"),
+            _sum(labels, counted[:, 0], axis=0),
+            ops.sum(counted[:, 0]),
+        )
+
+
+def _sum(values: Any, weights: Any, axis: Any) -> Any:
+    """Return the weighted sum; what has weight 0 may be anything."""
+    weights = ops.expand_dims(weights, axis=-1)
+    return ops.sum(ops.where(weights > 0, weights * values, 0.0), axis=axis)
+
+
+def _move(variable: Any, kept: Any, total: Any, weight: Any) -> None:
+    """Move a running mean to `total / weight`, unless nothing has a weight.
+
+    Args:
+        variable: `(...)`.
+        kept: Scalar in [0, 1], the share of the past that stays.
+        total: `(...)`, a weighted sum.
+        weight: Scalar, the sum of its weights.
+    """
+    before = ops.convert_to_tensor(variable)
+    mean = total / ops.maximum(weight, 1.0)
+    moved = kept * before + (1.0 - kept) * mean
+    variable.assign(ops.where(weight > 0, moved, before))
+
+
+def _checked_prior(prior: Any) -> list[float]:
+    """Return the classes' shares as numbers that sum to 1.
+
+    Raises:
+        TypeError: if they are no numbers.
+        ValueError: if they are not one row of positive, finite numbers that
+            sum to 1.
+    """
+    try:
+        array = np.asarray(prior, dtype="float64")
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "`class_prior` must be an array of numbers. "
+            f"Received: class_prior={prior!r}."
+        ) from error
+    if (
+        array.ndim != 1
+        or not np.all(np.isfinite(array))
+        or np.any(array <= 0)
+        or abs(array.sum() - 1.0) > 1e-3
+    ):
+        raise ValueError(
+            "`class_prior` must be one row of positive numbers that sum to "
+            f"1. Received: class_prior={array.tolist()}."
+        )
+    return [float(share) for share in array / array.sum()]
