@@ -1,6 +1,5 @@
 """The Python of the pages is run as a reader would run it, top to bottom."""
 
-import json
 import os
 import pathlib
 import re
@@ -128,16 +127,3 @@ def test_links_lead_to_files(page):
     text = (ROOT / page).read_text()
     for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
         assert ((ROOT / page).parent / link).exists(), link
-
-
-def test_notebook_is_executed_whole_and_in_order():
-    text = (ROOT / "examples" / "noisy_labels.ipynb").read_text()
-    cells = json.loads(text)["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    counts = [cell["execution_count"] for cell in code]
-    assert counts == list(range(1, len(code) + 1))
-    kinds = {out["output_type"] for cell in code for out in cell["outputs"]}
-    assert "error" not in kinds
-    assert "display_data" in kinds
-    for cell in code:
-        compile("".join(cell["source"]), "noisy_labels.ipynb", "exec")
