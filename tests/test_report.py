@@ -38,19 +38,39 @@ def echo(softmax=False):
     return keras.Model(inputs, outputs)
 
 
-def expected_rows(logits, labels, index=None):
+def naive_weighed(probs, labels):
+    """Return predictions with the labels' say, example by example."""
+    table = np.zeros((CLASSES, CLASSES))
+    for c in range(CLASSES):
+        own = [k for k in range(len(probs)) if probs[k].argmax() == c]
+        own.sort(key=lambda k: -probs[k].max())
+        for k in own[: -(-len(own) // 2)]:
+            table[c, labels[k]] += 1
+    table = table / table.sum() + 0.02 / CLASSES * np.eye(CLASSES)
+    table = table / table.sum(axis=1, keepdims=True)
+    table = 0.99 * table + 0.01 / CLASSES
+    weights = np.array(
+        [p**2 * table[:, y] for p, y in zip(probs, labels, strict=True)]
+    )
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def expected_rows(logits, labels, index=None, rule="posterior"):
     """Return `{index: (label, suggestion, score, probability)}`, by a loop."""
     rows = {}
     probs = np.exp(naive_log_softmax(logits.astype("float64")))
+    if rule == "posterior":
+        probs = naive_weighed(probs, labels)
     for k, (p, label) in enumerate(zip(probs, labels, strict=True)):
         other = max(
             (j for j in range(CLASSES) if j != label), key=p.__getitem__
         )
         suggestion = other if p[other] > p[label] else label
+        rivals = 1.0 - p[label] if rule == "posterior" else p[other]
         rows[k if index is None else int(index[k])] = (
             int(label),
             int(suggestion),
-            p[other] - p[label],
+            rivals - p[label],
             1.0 - p[label],
         )
     return rows
@@ -75,24 +95,53 @@ def suspects(logits, labels, **kwargs):
 
 
 def test_margins_by_hand():
-    probs = [[0.2, 0.7, 0.1], [0.5, 0.5, 0.0], [0.1, 0.1, 0.8], [np.nan] * 3]
-    suggestion, p_label, p_other = report.suspicion.margins(
-        probs, np.array([0, 1, 2, 1])
+    probs = np.float32([[0.2, 0.7, 0.1], [0.5, 0.5, 0.0], [0.1, 0.1, 0.8]])
+    classes, largest = report.suspicion.likeliest(probs)
+    assert classes.tolist() == [[1, 0, 2], [0, 1, 2], [2, 0, 1]]
+    labels = np.array([0, 1, 2])
+    suggestion, p_other = report.suspicion.margins(
+        classes, largest, labels, probs[np.arange(3), labels]
     )
-    assert suggestion.tolist() == [1, 1, 2, -1]
-    np.testing.assert_equal(p_label, [0.2, 0.5, 0.8, np.nan])
-    np.testing.assert_equal(p_other, [0.7, 0.5, 0.1, np.nan])
+    assert suggestion.tolist() == [1, 1, 2]
+    np.testing.assert_equal(p_other, np.float32([0.7, 0.5, 0.1]))
 
 
+def test_a_label_that_is_not_among_the_likeliest_has_its_say():
+    """Of seven classes the label is the least probable."""
+    probs = np.float32([[0.3, 0.25, 0.2, 0.1, 0.08, 0.05, 0.02]])
+    classes, largest = report.suspicion.likeliest(probs)
+    assert classes.tolist() == [[0, 1, 2, 3, 4]]
+    q, q_label = report.suspicion.weighed(
+        classes, largest, np.array([6]), probs[:, 6], 7
+    )
+    # One example, predicted 0 and labelled 6: rows but the first are trusted.
+    row = np.array([0.02 / 7, 0, 0, 0, 0, 0, 1.0]) / (1 + 0.02 / 7)
+    table = np.vstack([row, np.eye(7)[1:]]) * 0.99 + 0.01 / 7
+    weights = probs[0].astype("float64") ** 2 * table[:, 6]
+    weights[5] = 0.0
+    wanted = weights / weights.sum()
+    np.testing.assert_allclose(q[0], wanted[:5], rtol=1e-5)
+    np.testing.assert_allclose(q_label, wanted[6:], rtol=1e-5)
+
+
+def test_labels_that_round_to_certainly_wrong_are_still_in_order():
+    logits = np.float32([[0, 30, 0, 0], [0, 40, 0, 0], [0, 35, 0, 0]] * 2)
+    table = suspects(logits, np.array([0, 0, 0, 1, 1, 1]))
+    assert table.score[:3].tolist() == [1.0, 1.0, 1.0]
+    assert table.index[:3].tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("rule", ["posterior", "disagreement"])
 @pytest.mark.parametrize("form", ["ids", "uint8", "column", "one-hot"])
-def test_the_table_is_that_of_the_loop(logits, labels, form):
+def test_the_table_is_that_of_the_loop(logits, labels, form, rule):
     given = {
         "ids": labels,
         "uint8": labels.astype("uint8"),
         "column": labels[:, None].astype("float32"),
         "one-hot": np.eye(CLASSES)[labels],
     }[form]
-    check(suspects(logits, given), expected_rows(logits, labels))
+    table = suspects(logits, given, rule=rule)
+    check(table, expected_rows(logits, labels, rule=rule))
 
 
 class Batches(keras.utils.PyDataset):
@@ -202,10 +251,12 @@ def test_shuffled_pipelines_must_have_an_index(rng):
 
 
 def test_a_sample_is_a_part_of_the_table(logits, labels):
-    whole = expected_rows(logits, labels)
-    found = suspects(logits, labels, sample=9, seed=4)
+    # By the rule that judges each example by itself.
+    rule = "disagreement"
+    whole = expected_rows(logits, labels, rule=rule)
+    found = suspects(logits, labels, sample=9, seed=4, rule=rule)
     check(found, {k: whole[k] for k in found.index})
-    again = suspects(logits, labels, sample=9, seed=4)
+    again = suspects(logits, labels, sample=9, seed=4, rule=rule)
     np.testing.assert_array_equal(found.index, again.index)
     other = suspects(logits, labels, sample=9, seed=5)
     assert set(found.index) != set(other.index)
@@ -499,7 +550,7 @@ def test_a_notebook_shows_the_images_of_the_most_suspicious(rng):
         ),
         ({"sample": 21}, "`sample` must be at most the number of examples, 20"),
         ({"sample": 0}, "`sample` must be an integer >= 1"),
-        ({"rule": "mixture"}, "`rule` must be one of 'disagreement', 'beta"),
+        ({"rule": "mixture"}, "`rule` must be one of 'posterior', 'dis"),
         ({"batch_size": 0}, "`batch_size` must be an integer >= 1"),
         ({"seed": -1}, "`seed` must be an integer >= 0"),
         ({"from_logits": None}, "`from_logits` must be True for a model that"),

@@ -109,19 +109,55 @@ def test_split_fills_whole_batches_and_keeps_the_rest(module):
         split(64, 64, 0)
 
 
-def test_seeds_share_the_test_examples_only(module):
+@pytest.mark.parametrize("fresh", [True, False])
+def test_seeds_share_the_test_examples_or_nothing(module, fresh):
     data, pools = module("data"), module("pools")
     config = {**TINY, "examples": 0, "test_examples": 500, "batch_size": 64}
-    first, second = (
-        data.load({**config, "seed": seed}, pools.Places()) for seed in (0, 1)
+    config["fresh_test"] = fresh
+    first, second, again = (
+        data.load({**config, "seed": seed}, pools.Places())
+        for seed in (0, 1, 0)
     )
+    np.testing.assert_array_equal(first.inputs, again.inputs)
     assert first.sizes == (1088, 209, 500)
     assert first.inputs.max() == 1.0
-    np.testing.assert_array_equal(first.test_labels, second.test_labels)
-    np.testing.assert_array_equal(first.inputs[-500:], second.inputs[-500:])
+    is_same = np.array_equal(first.inputs[-500:], second.inputs[-500:])
+    assert is_same == (not fresh)
     assert np.any(first.inputs[:1088] != second.inputs[:1088])
+    # None of them is trained on.
+    digits = {image.tobytes() for image in first.inputs}
+    assert len(digits) == 1797
     rate = np.mean(first.noisy_labels != first.clean_labels)
     assert 0.35 < rate < 0.45
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("none", [100, 100, 100, 100]),
+        ("half:0.3", [30, 30, 100, 100]),
+        ("long_tailed:8", [12, 25, 50, 100]),
+    ],
+)
+def test_classes_are_made_rare(module, text, kept):
+    labels = np.arange(400) % 4
+    imbalanced = module("data").imbalanced
+    places = imbalanced(labels, text, 4, 0)
+    assert (np.diff(places) > 0).all()
+    counts = np.bincount(labels[places], minlength=4)
+    assert sorted(counts) == kept
+    if text != "none":
+        others = [
+            tuple(np.bincount(labels[imbalanced(labels, text, 4, seed)]))
+            for seed in range(5)
+        ]
+        assert len(set(others)) > 1
+
+
+@pytest.mark.parametrize("text", ["half", "half:1", "long_tailed:1", "none:2"])
+def test_imbalance_that_is_none_is_refused(module, text):
+    with pytest.raises(ValueError, match=f"`imbalance` must be .*{text}"):
+        module("data").parse_imbalance(text)
 
 
 @pytest.mark.parametrize("dataset", ["digits", "fashion", "cifar10"])
@@ -241,11 +277,12 @@ def test_every_method_makes_a_model_that_compiles(module):
         ]
         model = method.make_model(peers, knobs, np.arange(4))
         averages = method.optimizer(knobs)
-        assert bool(averages) == name.endswith("ema")
+        assert bool(averages) == (name.endswith("ema") and not method.make)
         model.compile(keras.optimizers.SGD(**averages), method.loss(knobs))
         kinds = {type(call).__name__ for call in method.make_callbacks(knobs)}
         assert ("SwapEMAWeights" in kinds) == bool(averages)
-        assert len(kinds - {"SwapEMAWeights"}) == (not method.is_single)
+        has_threshold = not (method.is_single or method.make)
+        assert len(kinds - {"SwapEMAWeights"}) == has_threshold
         if "distillation_weight" in knobs:
             weight = model.distillation_weight
             if "warm_up" in knobs:
@@ -530,6 +567,7 @@ def test_the_table_of_weights_is_that_of_the_kept_lines():
             sys.executable,
             str(FOLDER / "grid.py"),
             "--list",
+            "--fresh_test=false",
             f"--out={FOLDER / 'results' / 'grid'}",
             "--methods=smkd_p_loosening_gate",
             "--noises=asymmetric:0.4",

@@ -1,8 +1,8 @@
 """Examples split by a seed, with labels wrong in a stated way.
 
-The test examples are the same for every seed. A seed decides which of the
-others are trained on, which are for validation, and which labels are wrong:
-those of the validation examples, too, as a user has no clean ones.
+A seed decides which examples are tested on, unless `fresh_test` is false, which
+of the others are trained on, which are for validation, and which labels are
+wrong: those of the validation examples, too, as a user has no clean ones.
 """
 
 import dataclasses
@@ -137,6 +137,55 @@ def make_labels(
     return noise.make_noisy(pool.labels, kinds[kind], rate, **settings)
 
 
+def parse_imbalance(text: str) -> tuple[str, float]:
+    """Return `(kind, value)` of `"none"`, `"half:0.3"`, `"long_tailed:10"`."""
+    kind, _, argument = text.partition(":")
+    try:
+        value = float(argument) if argument else 1.0
+        if (
+            (kind == "none" and not argument)
+            or (kind == "half" and 0.0 < value < 1.0)
+            or (kind == "long_tailed" and value > 1.0)
+        ):
+            return kind, value
+    except ValueError:
+        pass
+    raise ValueError(
+        "`imbalance` must be none, half with the share that is kept of half "
+        "of the classes, such as half:0.3, or long_tailed with the ratio of "
+        "the largest class to the smallest, such as long_tailed:10. "
+        f"Received: imbalance={text!r}."
+    )
+
+
+def imbalanced(labels: Any, text: str, num_classes: int, seed: int) -> Any:
+    """Return the places of the examples that imbalanced data keep, in order.
+
+    Which classes are rare is drawn.
+
+    Args:
+        labels: `(examples,)`, clean.
+        text: As `parse_imbalance` reads it.
+        num_classes: Number of classes.
+        seed: Seed of the draws.
+    """
+    kind, value = parse_imbalance(text)
+    if kind == "none":
+        return np.arange(len(labels))
+    rng = np.random.default_rng([seed, 3])
+    place = rng.permutation(num_classes)
+    if kind == "half":
+        share = np.where(place < num_classes // 2, value, 1.0)
+    else:
+        share = value ** (-place / (num_classes - 1))
+    kept = []
+    for label in range(num_classes):
+        own = np.flatnonzero(labels == label)
+        count = max(1, round(share[label] * len(own)))
+        kept.append(rng.permutation(own)[:count])
+    return np.sort(np.concatenate(kept))
+
+
 def split_positions(
     num_examples: int, batch_size: int, seed: int
 ) -> tuple[Any, Any]:
@@ -160,8 +209,20 @@ def split_positions(
 def load(config: dict[str, Any], places: pools.Places) -> Split:
     """Return what a run of a configuration trains and tests on."""
     dataset, seed = config["dataset"], config["seed"]
+    fresh = config.get("fresh_test", False)
     pool = pools.load_pool(
-        dataset, config["examples"], config["test_examples"], places
+        dataset,
+        config["examples"],
+        config["test_examples"],
+        places,
+        seed if fresh else None,
+    )
+    kept = imbalanced(pool.labels, config.get("imbalance", "none"), 10, seed)
+    pool = dataclasses.replace(
+        pool,
+        images=pool.images[kept],
+        labels=pool.labels[kept],
+        index=pool.index[kept],
     )
     labels = make_labels(dataset, pool, config["noise"], seed, places)
     train, held = split_positions(len(pool.labels), config["batch_size"], seed)

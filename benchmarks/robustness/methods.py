@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 from oracle import OracleSelection
 
 import keras_smkd
@@ -97,13 +98,20 @@ def _share_of_each_class(knobs: Knobs) -> dict[str, Any]:
     return {"selection": selection.MostConfidentShare()}
 
 
-def _posterior(knobs: Knobs, peers: Any, num_examples: int) -> Any:
-    return keras_smkd.methods.posterior_smkd(peers, num_examples)
+def _posterior(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
+    return keras_smkd.methods.posterior_smkd(peers, len(clean_labels))
 
 
-def _posterior_of_weights(knobs: Knobs, peers: Any, num_examples: int) -> Any:
+def _posterior_with_prior(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
+    counts = np.maximum(np.bincount(clean_labels, minlength=10), 1)
     return keras_smkd.methods.posterior_smkd(
-        peers, num_examples, knowledge=knowledge.AveragedPeers()
+        peers, len(clean_labels), class_prior=counts / counts.sum()
+    )
+
+
+def _posterior_of_weights(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
+    return keras_smkd.methods.posterior_smkd(
+        peers, len(clean_labels), knowledge=knowledge.AveragedPeers()
     )
 
 
@@ -154,9 +162,10 @@ class Method:
         is_oracle: Whether knowledge is selected by the clean labels.
         shares_nothing: Whether the peers are trained as if each were alone,
             so that one costs no more than one model.
-        make: From values of the knobs, the peers and the number of training
-            examples to the model, for one that is not of the paper's kind;
-            `arguments`, `target` and `is_oracle` are not asked then.
+        make: From values of the knobs, the peers and the clean labels of the
+            training examples to the model, for one that is not of the
+            paper's kind; `arguments`, `target` and `is_oracle` are not asked
+            then.
     """
 
     about: str
@@ -169,7 +178,7 @@ class Method:
     optimizer: Callable[[Knobs], dict[str, Any]] = _no_arguments
     is_oracle: bool = False
     shares_nothing: bool = False
-    make: Callable[[Knobs, Any, int], Any] | None = None
+    make: Callable[[Knobs, Any, Any], Any] | None = None
 
     def make_model(
         self, peers: list[keras.Model], knobs: Knobs, clean_labels: Any
@@ -178,7 +187,7 @@ class Method:
         if self.is_single:
             return peers[0]
         if self.make is not None:
-            return self.make(knobs, peers, len(clean_labels))
+            return self.make(knobs, peers, clean_labels)
         arguments = {
             "target": self.target(knobs, len(clean_labels)),
             "gate": None,
@@ -401,6 +410,11 @@ METHODS = {
     "posterior": Method(
         "posterior labels, of remembered predictions",
         make=_posterior,
+        threshold=_no_threshold,
+    ),
+    "posterior_prior": Method(
+        "posterior labels, told how often the true classes come",
+        make=_posterior_with_prior,
         threshold=_no_threshold,
     ),
     "posterior_ema": Method(

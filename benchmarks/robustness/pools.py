@@ -51,7 +51,11 @@ class Pool:
 
 @functools.lru_cache(maxsize=2)
 def load_pool(
-    dataset: str, examples: int, test_examples: int, places: Places
+    dataset: str,
+    examples: int,
+    test_examples: int,
+    places: Places,
+    seed: int | None = None,
 ) -> Pool:
     """Return a data set's clean examples.
 
@@ -62,48 +66,81 @@ def load_pool(
         test_examples: How many to test on; 0 for all of a test set that comes
             by itself.
         places: Where the files are.
+        seed: Draws which examples and which for the test, of all there are;
+            `None` takes the first ones, and the same test always.
     """
-    if dataset == "digits":
-        images, labels = sklearn_datasets.load_digits(return_X_y=True)
-        pool = _first(images, labels, examples)
-        return _with_test_from(*pool, test_examples, 16.0)
-    if dataset == "fashion":
-        return _fashion(examples, test_examples, places)
-    if dataset == "cifar10":
-        return _cifar10(examples, test_examples, places)
-    raise ValueError(
-        "`dataset` must be digits, fashion or cifar10. Received: "
-        f"dataset={dataset!r}."
+    if dataset not in _LOADERS:
+        raise ValueError(
+            "`dataset` must be digits, fashion or cifar10. Received: "
+            f"dataset={dataset!r}."
+        )
+    everything = _LOADERS[dataset](places)
+    if everything.test_images is None:
+        return _with_test_from(everything, examples, test_examples, seed)
+    images, labels, index = _some(
+        everything.images, everything.labels, everything.index, examples, seed
+    )
+    test_images, test_labels, _ = _some(
+        everything.test_images,
+        everything.test_labels,
+        np.arange(len(everything.test_labels)),
+        test_examples,
+        None if seed is None else [seed, 1],
+    )
+    return Pool(
+        images, labels, index, test_images, test_labels, everything.largest
     )
 
 
-def _first(images: Any, labels: Any, count: int) -> tuple[Any, Any]:
+def _some(images: Any, labels: Any, index: Any, count: int, seed: Any) -> Any:
+    """Return so many examples, the first or drawn; 0 for all."""
     if count > len(images):
         raise ValueError(
             f"`examples` must be <= {len(images)}, for there are no more. "
             f"Received: examples={count}."
         )
-    count = count or len(images)
-    return images[:count], labels[:count]
+    if not count:
+        return images, labels, index
+    chosen = np.arange(count)
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(len(images))
+        chosen = np.sort(order[:count])
+    return images[chosen], labels[chosen], index[chosen]
 
 
 def _with_test_from(
-    images: Any, labels: Any, test_examples: int, largest: float
+    everything: Pool, examples: int, test_examples: int, seed: int | None
 ) -> Pool:
     """Return a pool whose test examples are taken from the images."""
+    images, labels, index = _some(
+        everything.images, everything.labels, everything.index, examples, seed
+    )
     if not 0 < test_examples < len(images):
         raise ValueError(
             f"`test_examples` must be in [1, {len(images)}), for there is no "
             f"test set besides. Received: test_examples={test_examples}."
         )
-    order = np.random.default_rng(0).permutation(len(images))
+    order = np.random.default_rng(0 if seed is None else [seed, 1]).permutation(
+        len(images)
+    )
     test, rest = order[:test_examples], np.sort(order[test_examples:])
     return Pool(
-        images[rest], labels[rest], rest, images[test], labels[test], largest
+        images[rest],
+        labels[rest],
+        index[rest],
+        images[test],
+        labels[test],
+        everything.largest,
     )
 
 
-def _fashion(examples: int, test_examples: int, places: Places) -> Pool:
+def _digits(places: Places) -> Pool:
+    images, labels = sklearn_datasets.load_digits(return_X_y=True)
+    return Pool(images, labels, np.arange(len(images)), None, None, 16.0)
+
+
+@functools.lru_cache(maxsize=1)
+def _fashion(places: Places) -> Pool:
     if places.fashion_dir is None:
         (images, labels), test = keras.datasets.fashion_mnist.load_data()
     else:
@@ -120,17 +157,15 @@ def _fashion(examples: int, test_examples: int, places: Places) -> Pool:
             read_idx(folder, "t10k-images-idx3-ubyte"),
             read_idx(folder, "t10k-labels-idx1-ubyte"),
         )
-    images, labels = _first(images, labels[: len(images)], examples)
-    images = images.reshape(len(images), -1)
     if test[0] is None or test[1] is None:
-        return _with_test_from(images, labels, test_examples, 255.0)
-    held, held_labels = _first(*test, test_examples)
+        test = None, None
+    # Of files that were cut, there may be labels without images.
     return Pool(
-        images,
-        labels,
+        images.reshape(len(images), -1),
+        labels[: len(images)],
         np.arange(len(images)),
-        held.reshape(len(held), -1),
-        held_labels,
+        None if test[0] is None else test[0].reshape(len(test[0]), -1),
+        test[1],
         255.0,
     )
 
@@ -160,13 +195,12 @@ def read_idx(folder: pathlib.Path, name: str) -> Any:
     return np.frombuffer(content, "uint8", offset=start).reshape(shape)
 
 
-def _cifar10(examples: int, test_examples: int, places: Places) -> Pool:
+@functools.lru_cache(maxsize=1)
+def _cifar10(places: Places) -> Pool:
     # TFDS keeps CIFAR-10 shuffled: its first examples are a random part.
     train, test = (
-        keras_smkd.data.load_tfds(
-            "cifar10", f"{name}[:{count}]" if count else name, places.data_dir
-        )
-        for name, count in (("train", examples), ("test", test_examples))
+        keras_smkd.data.load_tfds("cifar10", name, places.data_dir)
+        for name in ("train", "test")
     )
     return Pool(
         train.images,
@@ -176,3 +210,6 @@ def _cifar10(examples: int, test_examples: int, places: Places) -> Pool:
         test.labels,
         255.0,
     )
+
+
+_LOADERS = {"digits": _digits, "fashion": _fashion, "cifar10": _cifar10}

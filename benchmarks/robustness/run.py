@@ -107,6 +107,10 @@ flags.DEFINE_enum("schedule", "constant", ["constant", "cosine"], "Its rate.")
 flags.DEFINE_float("weight_decay", 0.0, "Of the optimizer.", 0.0)
 flags.DEFINE_enum("augment", "none", ["none", "flip_crop"], "Augmentation.")
 flags.DEFINE_integer("measure_every", None, "Epochs between measurements.", 1)
+flags.DEFINE_string(
+    "imbalance", "none", "none, or such as half:0.3 or long_tailed:10."
+)
+flags.DEFINE_bool("fresh_test", True, "Whether seeds draw the test examples.")
 # How it is run.
 flags.DEFINE_integer("workers", 1, "Processes.", 1)
 flags.DEFINE_string("shard", "0/1", "i/n: every n-th run, from the i-th.")
@@ -128,6 +132,11 @@ def common_config():
             "augment",
         )
     }
+    # Lines without them are of balanced data, and of one test set for all.
+    if FLAGS.imbalance != "none":
+        config["imbalance"] = FLAGS.imbalance
+    if FLAGS.fresh_test:
+        config["fresh_test"] = True
     for name, value in DEFAULTS[FLAGS.dataset].items():
         given = getattr(FLAGS, name)
         config[name] = value if given is None else given
@@ -136,6 +145,7 @@ def common_config():
 
 def comparisons():
     """Return the pairs `(noise, method)`, that of the ceiling first."""
+    data.parse_imbalance(FLAGS.imbalance)
     noises = FLAGS.noises or [*NOISES]
     if not FLAGS.noises and FLAGS.human_labels:
         noises += HUMAN_NOISES

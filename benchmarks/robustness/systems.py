@@ -150,6 +150,9 @@ SYSTEMS: dict[str, Any] = {
     ),
     "smkd_static": lambda s: s.train(methods.smkd_static(s.pair())),
     "smkd_progressive": lambda s: s.train(methods.smkd_progressive(s.pair())),
+    "posterior_smkd": lambda s: s.train(
+        methods.posterior_smkd(s.pair(), len(s.x))
+    ),
     "dml": lambda s: s.train(methods.dml(s.pair())),
     "kdcl_naive": _kdcl("naive"),
     "kdcl_linear": _kdcl("linear"),

@@ -14,6 +14,7 @@ All see the same training examples and their noisy labels, and nothing else:
 |---|---|
 | `smkd` | `report.suspicious_labels` of two peers, all defaults, with |
 | | `ProgressiveThreshold()` |
+| `posterior` | the same of `methods.posterior_smkd` |
 | `small_loss` | the cross entropy of one network, in its last epoch |
 | `aum` | the area under the margin of that network: label's logit minus the |
 | | largest other, mean over the epochs |
@@ -65,6 +66,7 @@ from keras_smkd import report
 
 FINDERS = (
     "smkd",
+    "posterior",
     "small_loss",
     "aum",
     "cleanlab",
@@ -192,8 +194,8 @@ def measured(found, is_wrong, clean_labels):
 
 
 def find(finder, x, labels, settings, seed):
-    if finder == "smkd":
-        return by_report(x, labels, settings)
+    if finder in ("smkd", "posterior"):
+        return by_report(finder, x, labels, settings)
     if finder in ("small_loss", "aum"):
         return by_one_network(finder, x, labels, settings)
     if finder == "cleanlab":
@@ -215,10 +217,14 @@ def network(x, settings):
     return networks.make_network(settings["net"], x.shape[1:], 10)
 
 
-def by_report(x, labels, settings):
-    model = keras_smkd.SelectiveMutualDistillation(
-        [network(x, settings), network(x, settings)], from_logits=True
-    )
+def by_report(finder, x, labels, settings):
+    peers = [network(x, settings), network(x, settings)]
+    if finder == "smkd":
+        model = keras_smkd.SelectiveMutualDistillation(peers)
+        callbacks = [keras_smkd.callbacks.ProgressiveThreshold()]
+    else:
+        model = keras_smkd.methods.posterior_smkd(peers, len(x))
+        callbacks = []
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(
         x,
@@ -226,7 +232,7 @@ def by_report(x, labels, settings):
         batch_size=settings["batch_size"],
         epochs=settings["epochs"],
         verbose=0,
-        callbacks=[keras_smkd.callbacks.ProgressiveThreshold()],
+        callbacks=callbacks,
     )
     table = report.suspicious_labels(model, x, labels)
     in_order = table[np.argsort(table.index)]

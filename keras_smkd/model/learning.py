@@ -367,9 +367,8 @@ class PeerLearning(peer_model.PeerModel):
             divergence = objective.term(
                 "divergence", self.divergence, batch, batch.logits.shape[:2]
             )
-            distillation = getattr(self.divergence, "factor", 1.0) * ops.sum(
-                divergence, axis=1
-            )
+            factor = getattr(self.divergence, "factor", 1.0)
+            distillation = factor * ops.sum(divergence, axis=1)
             weight = self.distillation_weight
             if callable(weight):
                 weight = ops.cast(weight(batch.progress), distillation.dtype)

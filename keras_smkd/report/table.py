@@ -39,12 +39,14 @@ class SuspiciousLabels:
     Args:
         index: `(examples,)` int64, each example's place in the data set.
         label: `(examples,)` int64, the label that it has.
-        suggestion: `(examples,)` int64, the class that the model thinks most
-            probable: the label itself where none is more probable, -1 where
-            the prediction is not finite.
-        score: `(examples,)` float32 in [-1, 1], the largest probability of
-            another class minus that of the label; NaN, and last, where the
-            prediction is not finite.
+        suggestion: `(examples,)` int64, the most probable class: the label
+            itself where none is more probable, -1 where the prediction is
+            not finite.
+        score: `(examples,)` float32 in [-1, 1], how much more probable other
+            classes are than the label: 1 minus twice its probability, or, by
+            a rule that leaves the label without a say, the largest
+            probability of another class minus that of the label. NaN, and
+            last, where the prediction is not finite.
         probability: `(examples,)` float32 in [0, 1], that the label is wrong.
         selected: `(examples,)` booleans, whether the label is taken for wrong.
         num_classes: Number of classes.
