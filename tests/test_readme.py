@@ -51,6 +51,7 @@ def test_python_of_readme_runs(tmp_path):
     closing = "(1797, 10) ['peer_0', 'peer_1'] 26"
     assert run(code, tmp_path)[-1] == closing
     assert sorted(os.listdir(tmp_path / "serving")) == [
+        "README.md",
         "ensemble",
         "model_card.json",
         "peer_0",
