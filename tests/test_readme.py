@@ -123,7 +123,15 @@ def test_commands_name_files_and_extras_that_there_are():
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "CONTRIBUTING.md", "docs/choosing.md", "docs/serving.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "BUILD_NOTES.md",
+        "benchmarks/RESULTS.md",
+        "docs/choosing.md",
+        "docs/serving.md",
+    ],
 )
 def test_links_lead_to_files(page):
     text = (ROOT / page).read_text()
