@@ -193,6 +193,7 @@ def test_example_serves_where_keras_cannot_be_imported(
 
 def test_card_and_labels_say_what_was_exported(saved_models, trained):
     assert sorted(os.listdir(saved_models)) == [
+        "README.md",
         "ensemble",
         "labels.txt",
         "model_card.json",
@@ -776,6 +777,7 @@ def test_names_of_models_lead_nowhere(tmp_path, written):
     )
     assert os.listdir(tmp_path) == ["serving"]
     assert sorted(files_in(tmp_path / "serving")) == [
+        "README.md",
         "ensemble/stand-in",
         "labels.txt",
         "model_card.json",

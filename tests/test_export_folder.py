@@ -55,6 +55,7 @@ def card_of(path):
 def test_the_card_lists_files_and_folders(tmp_path):
     export(tmp_path / "e", class_names=list("abcd"))
     assert card_of(tmp_path / "e")["files"] == [
+        "README.md",
         "ensemble/",
         "ensemble/deep/",
         "ensemble/deep/empty/",
@@ -67,6 +68,7 @@ def test_the_card_lists_files_and_folders(tmp_path):
     (tmp_path / "e" / "labels.txt").unlink()
     export(tmp_path / "e", what="peers")
     assert sorted(os.listdir(tmp_path / "e")) == [
+        "README.md",
         "model_card.json",
         "peer_0",
         "peer_1",
@@ -200,7 +202,11 @@ def test_export_replaces_only_exports_and_only_if_asked(tmp_path):
         keras_smkd.export(smkd(), path, what="ensemble")
     assert (path / "peer_0").is_dir()
     keras_smkd.export(smkd(), path, what="ensemble", overwrite=True)
-    assert sorted(os.listdir(path)) == ["ensemble", "model_card.json"]
+    assert sorted(os.listdir(path)) == [
+        "README.md",
+        "ensemble",
+        "model_card.json",
+    ]
     assert sorted(os.listdir(tmp_path)) == ["export", "serving"]
 
 
@@ -211,6 +217,7 @@ def test_export_through_a_link_replaces_what_it_leads_to(tmp_path):
         smkd(), tmp_path / "x" / ".." / "current", what="peers", overwrite=True
     )
     assert sorted(os.listdir(tmp_path / "first")) == [
+        "README.md",
         "model_card.json",
         "peer_0",
         "peer_1",

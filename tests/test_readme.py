@@ -50,6 +50,7 @@ def test_python_of_readme_runs(tmp_path):
     closing = "(1797, 10) ['peer_0', 'peer_1'] 26"
     assert run(code, tmp_path)[-1] == closing
     assert sorted(os.listdir(tmp_path / "serving")) == [
+        "README.md",
         "ensemble",
         "model_card.json",
         "peer_0",
@@ -121,7 +122,15 @@ def test_commands_name_files_and_extras_that_there_are():
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "CONTRIBUTING.md", "docs/choosing.md", "docs/serving.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "BUILD_NOTES.md",
+        "benchmarks/RESULTS.md",
+        "docs/choosing.md",
+        "docs/serving.md",
+    ],
 )
 def test_links_lead_to_files(page):
     text = (ROOT / page).read_text()

@@ -113,7 +113,7 @@ def test_formulas_and_examples_of_docstrings_are_set(site):
 def test_guides_notebooks_and_the_files_of_the_root_are_pages(site):
     pages = [path.stem for path in (ROOT / "docs").glob("*.md")]
     assert len(pages) >= 8
-    pages += ["changelog", "contributing", "build_notes"]
+    pages += ["changelog", "contributing", "build_notes", "results"]
     notebooks = sorted((ROOT / "examples").glob("*.ipynb"))
     assert notebooks
     pages += [f"examples/{path.stem}" for path in notebooks]

@@ -16,12 +16,13 @@ from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "keras_smkd"
-# Files of the root that are pages: where they are, and where they go.
-ROOT_PAGES = {
+# Files elsewhere that are pages: where they are, and where they go.
+OTHER_PAGES = {
     "README.md": "index.md",
     "BUILD_NOTES.md": "build_notes.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "benchmarks/RESULTS.md": "results.md",
 }
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 # What must not be read as a link: code, in blocks and in lines.
@@ -36,7 +37,7 @@ def notebooks():
 
 def sources():
     """Return `{file of the repository: page of the site}`, without the API."""
-    return {**ROOT_PAGES, **{path: path for path in notebooks()}}
+    return {**OTHER_PAGES, **{path: path for path in notebooks()}}
 
 
 def public_names(path):
@@ -110,7 +111,7 @@ def on_config(config):
 @event_priority(100)
 def on_files(files, config):
     """Add the pages that are not in docs/."""
-    for source, page in ROOT_PAGES.items():
+    for source, page in OTHER_PAGES.items():
         files.append(
             File.generated(config, page, abs_src_path=str(ROOT / source))
         )

@@ -8,6 +8,7 @@
 | `writers` | a serving model as a file of each format |
 | `process` | the same in another Python process, under another backend |
 | `card` | the model card and the labels |
+| `readme` | the card as a page, for people and model hubs |
 | `formats` | what each format needs, and which backends write it |
 | `folder` | a folder that appears whole or not at all |
 """

@@ -11,6 +11,8 @@ from keras_smkd.export.folder import CARD
 from keras_smkd.export.folder import PACKAGE
 from keras_smkd.export.folder import names_in
 from keras_smkd.export.formats import FORMATS
+from keras_smkd.export.readme import README
+from keras_smkd.export.readme import readme_of
 from keras_smkd.export.serving_model import ServingModel
 from keras_smkd.export.serving_model import described
 from keras_smkd.model import PeerLearning
@@ -31,7 +33,7 @@ def write_card(
     metrics: dict[str, float] | None,
     noise: dict[str, Any] | None,
 ) -> None:
-    """Write `model_card.json`, and `labels.txt` if there are class names.
+    """Write `model_card.json`, `README.md`, and `labels.txt` for class names.
 
     The card lists what is in the folder, so it is written last.
 
@@ -90,8 +92,11 @@ def write_card(
         "threshold": model.threshold,
         "noise": noise,
         "metrics": metrics,
-        "files": sorted([*names_in(folder), CARD]),
     }
+    (folder / README).write_text(
+        readme_of(card), encoding="utf-8", newline="\n"
+    )
+    card["files"] = sorted([*names_in(folder), CARD])
     text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / CARD).write_text(text + "\n", encoding="utf-8", newline="\n")
 

@@ -37,10 +37,11 @@ def export(
 ) -> None:
     """Write peers and their ensemble for serving, in any format and backend.
 
-    `path` becomes a folder with a folder for each artefact, `model_card.json`
-    and, with class names, `labels.txt`. Every artefact takes a batch of any
-    size and gives `probabilities` of shape `(batch, classes)`. A single input
-    is named `inputs`; several keep the names that the peers give them.
+    `path` becomes a folder with a folder for each artefact, `model_card.json`,
+    the same card as a page, `README.md`, with the front matter of Hugging
+    Face, and, with class names, `labels.txt`. Every artefact takes a batch of
+    any size and gives `probabilities` of shape `(batch, classes)`. A single
+    input is named `inputs`; several keep the names that the peers give them.
 
     | `format` | file in the artefact's folder | runs in |
     |---|---|---|
