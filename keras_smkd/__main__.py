@@ -42,6 +42,7 @@ from absl import flags
 
 import keras_smkd
 from keras_smkd import data
+from keras_smkd import methods
 from keras_smkd import report
 from keras_smkd._files import written_whole
 from keras_smkd.data.optional import import_optional
@@ -251,13 +252,14 @@ def train(options: Any) -> None:
     examples = load_examples(options)
     print(examples)
     keras.utils.set_random_seed(options.seed)
-    model = keras_smkd.SelectiveMutualDistillation(
+    model = methods.posterior_smkd(
         [
             make_peer(
                 options.net, examples.image_shape or (), examples.num_classes
             )
             for _ in range(options.peers)
-        ]
+        ],
+        len(examples),
     )
     model.compile(
         keras.optimizers.Adam(options.learning_rate),
@@ -283,11 +285,11 @@ def train(options: Any) -> None:
             shuffle=True,
             seed=options.seed,
             augment=options.augment,
+            with_index=True,
         ),
         epochs=options.epochs,
         verbose=1 if options.progress_bar else 0,
         callbacks=[
-            keras_smkd.callbacks.ProgressiveThreshold(),
             keras.callbacks.LambdaCallback(on_epoch_end=say_what_remains),
         ],
     )

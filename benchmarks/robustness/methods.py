@@ -98,6 +98,14 @@ def _share_of_each_class(knobs: Knobs) -> dict[str, Any]:
     return {"selection": selection.MostConfidentShare()}
 
 
+def _default(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
+    return keras_smkd.SelectiveMutualDistillation(peers)
+
+
+def _default_threshold(knobs: Knobs) -> Any:
+    return callbacks.ProgressiveThreshold()
+
+
 def _posterior(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
     return keras_smkd.methods.posterior_smkd(peers, len(clean_labels))
 
@@ -406,6 +414,11 @@ METHODS = {
     "smkd_share_loosening_gate_ema": _with_ema(_with_gate(SHARE_LOOSENING)),
     "smkd_p_loosening_gate_warm": _with_warm_up(
         _with_gate(EXCHANGES["smkd_p_loosening"])
+    ),
+    "smkd_default": Method(
+        "SMKD-P and the gate, all defaults",
+        make=_default,
+        threshold=_default_threshold,
     ),
     "posterior": Method(
         "posterior labels, of remembered predictions",

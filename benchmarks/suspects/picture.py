@@ -3,8 +3,8 @@
     KERAS_BACKEND=jax python benchmarks/suspects/picture.py docs/suspects.png
 
 All 1,797 digits, in half of the classes 40 % of the labels flipped to a class
-that looks alike; two peers of one dense layer, defaults and
-`ProgressiveThreshold()`, 100 epochs.
+that looks alike; two peers of one dense layer, 100 epochs, all else as
+`methods.posterior_smkd` has it.
 """
 
 import contextlib
@@ -49,7 +49,9 @@ def main(path):
     for clean, wrong in FLIPS.items():
         matrix[clean, [clean, wrong]] = 0.6, 0.4
     noisy = noise.make_noisy_by_matrix(clean_labels, matrix, seed=0)
-    model = keras_smkd.SelectiveMutualDistillation([make_peer(), make_peer()])
+    model = keras_smkd.methods.posterior_smkd(
+        [make_peer(), make_peer()], len(images)
+    )
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(
         images,
@@ -57,7 +59,6 @@ def main(path):
         batch_size=64,
         epochs=100,
         verbose=0,
-        callbacks=[keras_smkd.callbacks.ProgressiveThreshold()],
     )
     suspects = report.suspicious_labels(model, images, noisy.noisy_labels)
     report.plot_suspects(suspects, rows=2, columns=10).savefig(path, dpi=80)
