@@ -12,9 +12,10 @@ All see the same training examples and their noisy labels, and nothing else:
 
 | finder | what ranks the labels |
 |---|---|
-| `smkd` | `report.suspicious_labels` of two peers, all defaults, with |
-| | `ProgressiveThreshold()` |
-| `posterior` | the same of `methods.posterior_smkd` |
+| `posterior` | `report.suspicious_labels` of two peers by |
+| | `methods.posterior_smkd`, all defaults |
+| `smkd` | the same of two peers by `SelectiveMutualDistillation` with |
+| | `ProgressiveThreshold()`, by the rule `"disagreement"` |
 | `small_loss` | the cross entropy of one network, in its last epoch |
 | `aum` | the area under the margin of that network: label's logit minus the |
 | | largest other, mean over the epochs |
@@ -23,8 +24,8 @@ All see the same training examples and their noisy labels, and nothing else:
 | `cleanlab_svc` | a support vector classifier, cross-validated in five folds |
 
 Those of cleanlab are ranked by its normalised margin and selected by
-`find_label_issues`; the first is selected where another class is more probable
-than the label. The others name no threshold, and select nothing.
+`find_label_issues`; the first two are selected where another class is more
+probable than the label. The others name no threshold, and select nothing.
 """
 
 import collections
@@ -65,8 +66,8 @@ import keras_smkd
 from keras_smkd import report
 
 FINDERS = (
-    "smkd",
     "posterior",
+    "smkd",
     "small_loss",
     "aum",
     "cleanlab",
@@ -234,7 +235,8 @@ def by_report(finder, x, labels, settings):
         verbose=0,
         callbacks=callbacks,
     )
-    table = report.suspicious_labels(model, x, labels)
+    rule = "disagreement" if finder == "smkd" else "posterior"
+    table = report.suspicious_labels(model, x, labels, rule=rule)
     in_order = table[np.argsort(table.index)]
     return {
         name: getattr(in_order, name)
