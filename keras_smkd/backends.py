@@ -86,7 +86,9 @@ def gather(values: Any) -> Any:
         context = tf.distribute.get_replica_context()
         if context is None or context.num_replicas_in_sync == 1:
             return values
-        return context.all_gather(values, axis=0)
+        gathered = context.all_gather(values, axis=0)
+        # It forgets the sizes of the other axes.
+        return tf.ensure_shape(gathered, [None, *values.shape[1:]])
     if backend == "torch":
         import torch
 

@@ -34,7 +34,7 @@ def train(model_class, places, weights=None, start=lambda model: None):
     x, y = x[places], y[places]
     model = model_class(
         [linear(kernel_regularizer="l2"), functional_net()],
-        target=keras_smkd.targets.TemporalEnsembling(SIZE),
+        target=keras_smkd.targets.PosteriorLabels(SIZE, start=3),
         selection=keras_smkd.selection.ConfidentKnowledge(),
         gate=keras_smkd.gates.LabelGate(0.5),
         knowledge=keras_smkd.knowledge.Several(

@@ -30,7 +30,8 @@ def test_two_devices_equal_one():
     # It is a run in which there was something to get wrong.
     assert all(0.05 < rate < 0.95 for rate in report["selection_rate"])
     assert report["remembered"] == 1.0
-    assert len(report["weights"]) == 15 + 4
+    # Of the parts: two averages, a memory, the means of the target.
+    assert len(report["weights"]) == 15 + 3 + 6
     for name, difference in report["weights"].items():
         assert difference <= 1e-6, name
     assert len(report["logs"]) == 8
