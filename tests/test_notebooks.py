@@ -164,6 +164,7 @@ def test_notebook_goes_from_noisy_labels_to_an_export(
 
     # What is served is what was trained.
     assert {path.name for path in (folder / "export").iterdir()} == {
+        "README.md",
         "ensemble",
         "labels.txt",
         "model_card.json",
