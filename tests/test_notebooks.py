@@ -14,7 +14,7 @@ import pytest
 from test_readme import ROOT
 from thrift import cases
 
-from keras_smkd import gates
+from keras_smkd import targets
 
 FOLDER = ROOT / "examples"
 ALL = ("images", "table", "texts")
@@ -155,15 +155,21 @@ def test_notebook_goes_from_noisy_labels_to_an_export(
     assert list(names["curves"])[:4] == [
         "one network",
         "independent peers",
-        "peers, default",
-        "peers, corrected labels",
+        "posterior_smkd",
+        "on corrected labels",
     ]
+    independent = names["independent"]
+    assert independent.knowledge is independent.target is None
     for model in (names["peers"], names["model"]):
+        assert isinstance(model.target, targets.PosteriorLabels)
+        assert model.target.num_examples == size
+        assert model.gate is None
+    for model in (independent, names["peers"], names["model"]):
         assert model.step == epochs * -(-size // BATCH_SIZE[name])
-        assert model.gate == gates.LabelGate()
 
     # What is served is what was trained.
     assert {path.name for path in (folder / "export").iterdir()} == {
+        "README.md",
         "ensemble",
         "labels.txt",
         "model_card.json",
