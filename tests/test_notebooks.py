@@ -18,11 +18,12 @@ from keras_smkd import targets
 
 FOLDER = ROOT / "examples"
 ALL = ("images", "table", "texts")
-# Of the constants of a notebook: enough to see that every cell does its work.
+# Of the constants of a notebook: enough to see that every cell does its work,
+# and that some label is suspected.
 SMALL = {
-    "images": {"EPOCHS": 2, "TRAIN_SIZE": 200},
+    "images": {"EPOCHS": 4, "TRAIN_SIZE": 200},
     "table": {"EPOCHS": 2, "TRAIN_SIZE": 100},
-    "texts": {"EPOCHS": 2, "TRAIN_SIZE": 300},
+    "texts": {"EPOCHS": 15, "TRAIN_SIZE": 1000},
 }
 NUM_CLASSES = {"images": 10, "table": 2, "texts": 6}
 BATCH_SIZE = {"images": 32, "table": 32, "texts": 64}
