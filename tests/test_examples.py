@@ -66,9 +66,9 @@ def test_quickstart_compares_five_methods(tmp_path):
     for method in (
         "independent",
         "all knowledge",
-        "SMKD-S",
         "SMKD-P",
         "SMKD-P, gated",
+        "posterior labels",
     ):
         (row,) = [
             line

@@ -551,6 +551,38 @@ def test_the_kept_report_is_that_of_the_kept_lines(module, tmp_path):
     assert text == kept
 
 
+def test_the_gaps_at_defaults_are_those_of_the_kept_lines(module):
+    records, gaps = module("records"), module("gaps")
+    folder = FOLDER / "results" / "defaults"
+    found = records.read(records.files(folder))
+    text = "\n".join(gaps.table(found)).rstrip() + "\n"
+    assert text == (folder / "gaps.md").read_text()
+    # One cell by hand.
+    values = {
+        name: [
+            100 * r["epochs"]["test_peer"][-1]
+            for r in found
+            if r["config"]["dataset"] == "digits"
+            and "imbalance" not in r["config"]
+            and (r["config"]["noise"], r["config"]["method"]) == name
+        ]
+        for name in (
+            ("none", "cross_entropy"),
+            ("pair:0.4", "cross_entropy"),
+            ("pair:0.4", "posterior"),
+        )
+    }
+    clean, noisy, own = (np.mean(values[name]) for name in values)
+    gap = 100 * (own - noisy) / (clean - noisy)
+    (row,) = [
+        line
+        for line in text.partition("imbalance none")[2].splitlines()
+        if line.startswith("| posterior | pair:0.4 |")
+    ][:1]
+    assert f"| {gap:.0f} |" in row
+    assert f"| {own:.1f} ± " in row
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("jax") is None,
     reason="the lines are of JAX, which is not installed",
