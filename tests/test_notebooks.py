@@ -12,7 +12,7 @@ import tempfile
 import numpy as np
 import pytest
 from test_readme import ROOT
-from thrift import cases
+from thrift import with_torch
 
 from keras_smkd import targets
 
@@ -123,7 +123,8 @@ def test_links_lead_to_files(name):
         assert (FOLDER / link).exists(), link
 
 
-@pytest.mark.parametrize("name", cases(ALL, few=("table",)))
+@with_torch
+@pytest.mark.parametrize("name", ALL)
 def test_notebook_goes_from_noisy_labels_to_an_export(
     name, tmp_path, monkeypatch, capsys
 ):

@@ -23,10 +23,9 @@ from keras_smkd.report.table import SuspiciousLabels
 RULES = ("posterior", "disagreement", "beta_mixture", "gaussian_mixture")
 # Images that a table keeps, of the most suspicious examples.
 MOST_IMAGES = 25
-# Classes that are weighed against a label.
+# Classes that are weighed against a label, and the sharpness of predictions.
 MOST_CLASSES = 5
-# How sharp predictions may be made: the likeliest of these for the labels.
-GAMMAS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+GAMMA = 2.0
 
 
 def likeliest(
@@ -70,12 +69,9 @@ def weighed(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Return what predictions become where the label has its say, too.
 
-    `q_c = p_c^gamma * T[c, label] / sum`, with `T[c, y]`, the share of the
-    label `y` among the examples of which `c` is predicted, of the surer half
-    of them: `functional.posteriors.label_probabilities`. `gamma`, of
-    `GAMMAS`, is the one for which labels are the most probable,
-    `mean log sum_c p_c^gamma / Z * T[c, label]`: predictions that are too
-    sure count for less, and soft ones for more.
+    `q_c = p_c^2 * T[c, label] / sum`, with `T[c, y]`, the share of the label
+    `y` among the examples of which `c` is predicted, of the surer half of
+    them: `functional.posteriors.label_probabilities`.
 
     Args:
         classes: `(examples, k)`, the most probable ones.
@@ -99,23 +95,11 @@ def weighed(
     np.add.at(confusion, (top[surer], labels[surer]), 1.0)
     confusion /= max(1, int(surer.sum()))
     table = ops.convert_to_numpy(label_probabilities(confusion))
-    likelihood = table[classes, labels[:, None]]
-    own_likelihood = table[labels, labels]
-    is_extra = ~(classes == labels[:, None]).any(axis=1)
-    best = -np.inf
-    for gamma in GAMMAS:
-        # Of the largest one, which may be near 0 itself, 1 is left.
-        powers = (probs / probs[:, :1]) ** gamma
-        own_power = (p_label / probs[:, 0]) ** gamma
-        own = own_power * own_likelihood
-        weights = powers * likelihood
-        total = weights.sum(axis=1) + np.where(is_extra, own, 0.0)
-        mass = powers.sum(axis=1) + np.where(is_extra, own_power, 0.0)
-        score = float(np.log(total / mass).mean())
-        if score > best:
-            best = score
-            found = weights / total[:, None], own / total
-    return found
+    weights = probs**GAMMA * table[classes, labels[:, None]]
+    own = p_label**GAMMA * table[labels, labels]
+    is_label = classes == labels[:, None]
+    total = weights.sum(axis=1) + np.where(is_label.any(axis=1), 0.0, own)
+    return weights / total[:, None], own / total
 
 
 def margins(
@@ -165,11 +149,9 @@ def suspicious_labels(
     the confusion between them. With `T[c, y]`, the share of the label `y`
     among the examples of which the model says `c`, by the surer half of them:
 
-        q_c = p_c^gamma * T[c, label] / sum  (of the five likeliest classes)
+        q_c = p_c^2 * T[c, label] / sum      (of the five likeliest classes)
         probability = 1 - q_label            that the label is wrong
         score = 1 - 2 * q_label
-
-    where `gamma` is what makes the labels the most probable.
 
     The examples are read once, batch by batch, and none of them is kept but
     the images of the 25 most suspicious; 60 bytes an example are.
