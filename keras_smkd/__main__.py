@@ -204,8 +204,14 @@ def make_peer(
     inputs = keras.Input(shape)
     if net == "resnet18":
         cv = import_optional("keras_cv", "--net=resnet18")
-        backbone = cv.models.ResNet18V2Backbone(
-            include_rescaling=False, input_shape=shape
+        # By its sizes: by its name, keras-cv would download them.
+        backbone = cv.models.ResNetV2Backbone(
+            stackwise_filters=[64, 128, 256, 512],
+            stackwise_blocks=[2, 2, 2, 2],
+            stackwise_strides=[1, 2, 2, 2],
+            block_type="basic_block",
+            include_rescaling=False,
+            input_shape=shape,
         )
         # Layers of Keras only, so that the saved file needs no keras-cv.
         x = keras.Model(backbone.input, backbone.output)(inputs)

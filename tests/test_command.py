@@ -258,3 +258,16 @@ def test_its_help_and_an_unknown_command():
 )
 def test_what_remains_is_said_in_words(seconds, words):
     assert command.remaining(seconds) == words
+
+
+@with_torch
+def test_a_network_of_keras_cv_needs_no_download_and_no_keras_cv_to_load(
+    tmp_path, monkeypatch
+):
+    pytest.importorskip("keras_cv")
+    peer = command.make_peer("resnet18", (32, 32, 3), 3)
+    assert peer.output_shape == (None, 3)
+    # 11.2 million weights, as the network of that name without its head.
+    assert 11.1e6 < peer.count_params() < 11.3e6
+    layers = {type(layer).__module__ for layer in peer.layers[1].layers}
+    assert all(name.startswith("keras.") for name in layers), layers
