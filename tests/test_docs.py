@@ -17,6 +17,7 @@ from keras import ops
 from peers import linear
 from sklearn import datasets
 from test_readme import ROOT
+from thrift import with_torch
 
 import keras_smkd
 from keras_smkd import _checks
@@ -92,6 +93,7 @@ def test_every_page_with_python_is_run():
         assert all(mark is None for mark, _ in marked_blocks(page))
 
 
+@with_torch
 def test_a_part_can_be_written_as_the_page_on_the_design_says(reader):
     names = run_page("design.md", reader)
     batch = keras_smkd.Batch(
@@ -112,6 +114,7 @@ def test_a_part_can_be_written_as_the_page_on_the_design_says(reader):
     assert names["model"].step == 2
 
 
+@with_torch
 def test_a_training_goes_on_as_the_page_on_resuming_says(reader):
     pytest.importorskip("tensorflow", reason="makes a tf.data pipeline")
     model = reader["model"] = keras_smkd.SelectiveMutualDistillation(
@@ -148,6 +151,7 @@ def test_peers_are_distributed_as_the_page_on_devices_says(reader):
         assert names["model"].step == 4
 
 
+@with_torch
 def test_wrong_labels_are_found_as_the_page_on_suspects_says(reader, capsys):
     pytest.importorskip("matplotlib")
     x, clean_labels = datasets.load_digits(return_X_y=True)
@@ -196,6 +200,7 @@ def test_wrong_labels_are_found_as_the_page_on_suspects_says(reader, capsys):
         assert names["issues"]["is_label_issue"].sum() > 60
 
 
+@with_torch
 def test_parts_can_be_made_as_contributing_says():
     names = {
         "Batch": keras_smkd.Batch,
