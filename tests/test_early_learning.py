@@ -1,5 +1,7 @@
 """Early-learning regularisation: its values, its gradient, its memory."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ from keras import ops
 from naive import gradient
 from naive import naive_log_softmax
 from naive import numpy_of
+from peers import compiled
+from peers import fit_in_order
 from peers import linear
 from peers import mlp
 from thrift import with_torch
@@ -18,23 +22,13 @@ from keras_smkd import methods
 from keras_smkd.batch import Batch
 
 SIZE = 12
+fit = functools.partial(fit_in_order, batch_size=SIZE)
 
 
 @pytest.fixture
 def data(rng):
     x = rng.normal(size=(SIZE, 6)).astype("float32")
     return x, rng.integers(0, 4, SIZE)
-
-
-def compiled(model, optimizer="adam"):
-    model.compile(optimizer, "sparse_categorical_crossentropy")
-    return model
-
-
-def fit(model, x, y, **kwargs):
-    return model.fit(
-        x, y, **{"batch_size": SIZE, "shuffle": False, "verbose": 0, **kwargs}
-    ).history
 
 
 def naive_visit(t, logits, momentum):

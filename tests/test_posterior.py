@@ -1,10 +1,15 @@
 """Posterior labels: each formula, many steps as a naive loop, their limits."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
+from naive import naive_log_softmax
 from naive import numpy_of
+from peers import compiled
+from peers import fit_in_order
 from peers import linear
 from peers import mlp
 from thrift import cases
@@ -21,6 +26,7 @@ from keras_smkd.batch import to_others
 from keras_smkd.functional import posteriors as maths
 
 CLASSES, SIZE = 3, 48
+fit = functools.partial(fit_in_order, batch_size=16)
 SINGLE = 1e-5
 
 
@@ -55,7 +61,7 @@ class NaiveRule:
         self.steps = self.seen = 0
         self.r = np.full(CLASSES, 1 / CLASSES)
         self.e = np.full(CLASSES, 1 / CLASSES)
-        self.f = np.full(CLASSES, 1 / CLASSES)
+        self.counts = np.zeros(CLASSES)
         self.j = np.zeros((CLASSES, CLASSES))
         self.shares = []
 
@@ -102,14 +108,13 @@ class NaiveRule:
         )
         m = np.exp(-size / (20 * self.n))
         self.e = m * self.e + (1 - m) * out.mean((0, 1))
-        counts = np.bincount(labels, minlength=CLASSES)
-        before = self.seen - size
-        self.f = (self.f * before + counts) / self.seen
+        self.counts += np.bincount(labels, minlength=CLASSES)
         tolerance = max(0.05, 0.5 * np.sqrt(CLASSES / self.n))
         far = 0.5 * np.abs(self.e - 1 / CLASSES).sum()
         z = np.clip((far - tolerance) / tolerance, 0, 1)
         self.shares.append(z)
-        prior, strength = self.f ** (0.7 * z), 1 - z / 2
+        f = np.maximum(self.counts, 1) / np.maximum(self.counts, 1).sum()
+        prior, strength = f ** (0.7 * z), 1 - z / 2
         if self.prior is not None:
             prior, strength = np.array(self.prior), 1.0
         given = 1.0 if self.prior is None else prior
@@ -149,7 +154,7 @@ def test_many_steps_are_the_rule_as_it_is_written_down(rng, prior):
         for name, own in (
             ("prevalence", rule.r),
             ("balance", rule.e),
-            ("frequencies", rule.f),
+            ("label_counts", rule.counts),
             ("confusion", rule.j),
             ("seen", rule.seen),
             ("steps", rule.steps),
@@ -247,7 +252,9 @@ def test_means_do_not_depend_on_the_batch_size(sizes):
     wanted = np.zeros((3, 3))
     wanted[:2, 1] = (1 - kept) / 2
     np.testing.assert_allclose(numpy_of(part.confusion), wanted, atol=1e-7)
-    np.testing.assert_allclose(numpy_of(part.frequencies), [0, 1, 0], atol=1e-7)
+    np.testing.assert_allclose(
+        numpy_of(part.label_counts), [0, 48, 0], atol=1e-7
+    )
 
 
 @with_torch
@@ -264,7 +271,9 @@ def test_what_says_nothing_or_has_no_label_moves_nothing(rng):
     q[:] = np.nan
     part(training_batch(q, labels))
     np.testing.assert_array_equal(numpy_of(part.confusion), np.zeros((3, 3)))
-    for name in ("prevalence", "balance", "frequencies"):
+    # Labels count where nothing is known, and not where there are none.
+    np.testing.assert_array_equal(numpy_of(part.label_counts), [4, 2, 2])
+    for name in ("prevalence", "balance"):
         np.testing.assert_allclose(numpy_of(getattr(part, name)), 1 / 3)
     # One that is finite still counts.
     q[1] = [[0.1, 0.1, 0.8], [0.2, 0.7, 0.1]]
@@ -312,17 +321,6 @@ def data(rng):
     return x, rng.integers(0, 4, SIZE)
 
 
-def compiled(model, optimizer="adam"):
-    model.compile(optimizer, "sparse_categorical_crossentropy")
-    return model
-
-
-def fit(model, x, y, **kwargs):
-    return model.fit(
-        x, y, **{"batch_size": 16, "shuffle": False, "verbose": 0, **kwargs}
-    ).history
-
-
 def test_the_second_term_draws_to_the_aligned_knowledge(data):
     """Both terms of one step from hand: weights 0.7 and 0.3."""
     x, y = data
@@ -343,13 +341,12 @@ def test_the_second_term_draws_to_the_aligned_knowledge(data):
     q = memory / memory.sum(-1, keepdims=True)
     part = prepared(targets.PosteriorLabels(SIZE, start=0), 4)
     part.seen.assign(SIZE)
-    part.frequencies.assign(np.bincount(y, minlength=4) / SIZE)
+    part.label_counts.assign(np.bincount(y, minlength=4))
     answer = part(training_batch(q, np.eye(4, dtype="float32")[y]))
     a = np.exp(numpy_of(answer.knowledge.log_probs))
-    log_p = np.log(
-        np.stack(
-            [_softmax(numpy_of(peer(x, training=True))) for peer in peers], 1
-        )
+    log_p = np.stack(
+        [naive_log_softmax(numpy_of(peer(x, training=True))) for peer in peers],
+        axis=1,
     )
     supervised = -(numpy_of(answer.labels) * log_p).sum((1, 2)).mean()
     drawn = (a * (np.log(a) - log_p)).sum((1, 2)).mean()
@@ -361,11 +358,6 @@ def test_the_second_term_draws_to_the_aligned_knowledge(data):
         logs["loss"][1], 0.7 * supervised + 0.3 * drawn, rtol=1e-4
     )
     assert logs["distillation_loss"][0] == 0.0
-
-
-def _softmax(logits):
-    z = np.exp(logits - logits.max(-1, keepdims=True))
-    return z / z.sum(-1, keepdims=True)
 
 
 @with_torch

@@ -177,13 +177,9 @@ def measure(*setting):
     finally:
         for side in sides.values():
             side.end()
-    ratios = [
-        after / before
-        for after, before in zip(
-            seconds["after"], seconds["before"], strict=True
-        )
-    ]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    low, middle, high = measuring.quartiles_of_ratio(
+        seconds["after"], seconds["before"]
+    )
     return {
         **{
             name: 1000 * statistics.median(values) / FLAGS.steps

@@ -111,11 +111,7 @@ def measure(calls):
             seconds["without"], seconds["forward"], strict=True
         )
     ]
-    ratios = [
-        found / wanted
-        for found, wanted in zip(seconds["with"], expected, strict=True)
-    ]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    low, middle, high = measuring.quartiles_of_ratio(seconds["with"], expected)
     return {
         **{
             name: 1000 * statistics.median(values) / FLAGS.steps

@@ -36,6 +36,12 @@ def ratio(seconds, other_seconds):
     )
 
 
+def quartiles_of_ratio(seconds, other_seconds):
+    """Return the quartiles over the rounds of one part against another."""
+    ratios = [a / b for a, b in zip(seconds, other_seconds, strict=True)]
+    return statistics.quantiles(ratios, n=4, method="inclusive")
+
+
 def peak_memory(function):
     """Return by how many bytes the process grew at its highest.
 

@@ -82,13 +82,9 @@ def measure(network, data):
     seconds = measuring.time_in_rounds(
         {"with": observed, "without": plain}, FLAGS.rounds
     )
-    ratios = [
-        found / wanted
-        for found, wanted in zip(
-            seconds["with"], seconds["without"], strict=True
-        )
-    ]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    low, middle, high = measuring.quartiles_of_ratio(
+        seconds["with"], seconds["without"]
+    )
     epoch = statistics.median(seconds["without"])
     spent = cost_of_report(model, data)
     return {

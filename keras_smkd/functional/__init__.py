@@ -8,6 +8,7 @@ from keras_smkd.functional.distances import kl_divergence
 from keras_smkd.functional.distances import kl_of_close_logits
 from keras_smkd.functional.distances import mixed
 from keras_smkd.functional.distances import mutual_distillation
+from keras_smkd.functional.distances import routed
 from keras_smkd.functional.distances import routed_divergence
 from keras_smkd.functional.distances import soft_cross_entropy
 from keras_smkd.functional.probabilities import at_least_float32
@@ -40,6 +41,7 @@ __all__ = [
     "mutual_distillation",
     "mutual_information",
     "predictive_entropy",
+    "routed",
     "routed_divergence",
     "soft_cross_entropy",
     "uncertainty",

@@ -210,6 +210,21 @@ def mixed(values: Any, weights: Any) -> Any:
     return total
 
 
+def routed(values: Any, routes: Any) -> Any:
+    """Return `sum_k r_ik v_k` for each learner, 0 where all its routes are 0.
+
+    Args:
+        values: `(batch, sources, ...)`.
+        routes: `(learners, sources)` NumPy array.
+
+    Returns:
+        `(batch, learners, ...)`.
+    """
+    sums = [mixed(values, row) for row in routes]
+    nothing = ops.zeros_like(values[:, 0])
+    return ops.stack([nothing if v is None else v for v in sums], axis=1)
+
+
 def kl_of_close_logits(
     logits: Any, other_logits: Any, temperature: float
 ) -> Any:

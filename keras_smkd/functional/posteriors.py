@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_smkd.functional.distances import mixed
+from keras_smkd.functional.distances import routed
 from keras_smkd.functional.probabilities import at_least_float32
 
 # Of the diagonal, and of the uniform distribution, in each row of the matrix.
@@ -35,16 +35,9 @@ def heard(log_probs: Any, routes: Any, selected: Any = None) -> tuple[Any, Any]:
         passed = ops.cast(selected, probs.dtype)
         # `where`, not a product: 0 times NaN is NaN.
         probs = ops.where(ops.expand_dims(passed, axis=-1) > 0, probs, 0.0)
-    columns, weights = [], []
-    for row in routes:
-        mean, weight = (mixed(own, row) for own in (probs, passed))
-        columns.append(ops.zeros_like(probs[:, 0]) if mean is None else mean)
-        weights.append(
-            ops.zeros_like(passed[:, 0]) if weight is None else weight
-        )
-    weight = ops.stack(weights, axis=1)
+    weight = routed(passed, routes)
     said = weight > 0
-    mean = ops.stack(columns, axis=1) / ops.expand_dims(
+    mean = routed(probs, routes) / ops.expand_dims(
         ops.where(said, weight, 1.0), axis=-1
     )
     mean = ops.where(

@@ -137,12 +137,5 @@ def _said(knowledge: Any, passed: Any, routes: Any) -> tuple[Any, Any]:
         # The cost grows with the number of peers, not with that of pairs.
         said = ops.sum(passed_p, axis=1, keepdims=True) - passed_p
         return said, ops.sum(count, axis=1, keepdims=True) - count > 0
-    columns, counts = [], []
-    for row in routes:
-        total = functional.mixed(passed_p, row)
-        number = functional.mixed(count, row > 0)
-        columns.append(
-            ops.zeros_like(passed_p[:, 0]) if total is None else total
-        )
-        counts.append(ops.zeros_like(count[:, 0]) if number is None else number)
-    return ops.stack(columns, axis=1), ops.stack(counts, axis=1) > 0
+    said = functional.routed(passed_p, routes)
+    return said, functional.routed(count, routes > 0) > 0

@@ -114,7 +114,7 @@ def posterior_smkd(
     and aligned knowledge `a` of the example and the measured confusion `T` of
     knowledge with labels, and is drawn to `a` itself:
     `keras_smkd.targets.PosteriorLabels`, whose page has the formula. One
-    setting serves every kind and rate of noise, and clean labels.
+    setting served every kind of noise that was tried, and clean labels.
 
     Args:
         peers: Two networks or more.

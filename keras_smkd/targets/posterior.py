@@ -70,7 +70,7 @@ class PosteriorLabels(Holder):
         gamma: How sharp the knowledge is made, > 0: a number, or a function
             of how often each example was seen. By default
             `3 - 2 * exp(-visits / 30)`, which needs no planned length.
-        start: Optimizer steps before labels are corrected, at least 0.
+        start: Training steps before labels are corrected, at least 0.
         momentum: Share of the past that 64 examples leave in the means, in
             [0, 1).
         selection: Which knowledge counts for the confusion, a part or a name.
@@ -139,9 +139,7 @@ class PosteriorLabels(Holder):
             "prevalence", shape, "float32", uniform
         )
         self.balance = self.add_state("balance", shape, "float32", uniform)
-        self.frequencies = self.add_state(
-            "frequencies", shape, "float32", uniform
-        )
+        self.label_counts = self.add_state("label_counts", shape, "float32")
 
     def __call__(self, batch: Batch) -> Correction:
         """Return the posteriors, and the aligned knowledge behind them.
@@ -197,24 +195,24 @@ class PosteriorLabels(Holder):
             return ops.convert_to_tensor(self.class_prior, "float32"), 1.0
         balance = ops.convert_to_tensor(self.balance)
         share = imbalance(balance, self.num_examples)
-        # A class without a label has no more than a label's worth.
-        frequencies = ops.maximum(
-            ops.convert_to_tensor(self.frequencies), 1.0 / self.num_examples
-        )
-        prior = ops.power(frequencies, TEMPER * share)
+        # A class without a label counts as one with a single label.
+        counts = ops.maximum(ops.convert_to_tensor(self.label_counts), 1.0)
+        prior = ops.power(counts / ops.sum(counts), TEMPER * share)
         return prior / ops.sum(prior), 1.0 - 0.5 * share
 
     def _follow(self, batch: Batch, known: Any, said: Any, labels: Any) -> None:
         """Move the running means by what all replicas see of a batch."""
-        counted = ops.logical_and(said, ops.all(known == known, axis=-1))
+        has_label = ops.ones_like(labels[:, 0]) > 0
         if batch.labelled is not None:
-            labelled = ops.cast(batch.labelled, known.dtype) > 0
-            counted = ops.logical_and(
-                counted, ops.expand_dims(labelled, axis=1)
-            )
-        known, counted, labels = (
+            has_label = ops.cast(batch.labelled, known.dtype) > 0
+        is_number = ops.logical_not(ops.any(ops.isnan(known), axis=-1))
+        counted = ops.logical_and(
+            ops.logical_and(said, is_number),
+            ops.expand_dims(has_label, axis=1),
+        )
+        known, counted, labels, has_label = (
             backends.gather(ops.cast(own, "float32"))
-            for own in (known, counted, labels)
+            for own in (known, counted, labels, has_label)
         )
         # What does not count is never among the most confident.
         known = ops.where(
@@ -253,13 +251,8 @@ class PosteriorLabels(Holder):
             _sum(targets, counted, axis=(0, 1)),
             ops.sum(counted),
         )
-        _move(
-            self.frequencies,
-            # The mean over all examples so far.
-            1.0 - size / ops.cast(self.seen, "float32"),
-            _sum(labels, counted[:, 0], axis=0),
-            ops.sum(counted[:, 0]),
-        )
+        # Whatever is known of them.
+        self.label_counts.assign_add(_sum(labels, has_label, axis=0))
 
 
 def _sum(values: Any, weights: Any, axis: Any) -> Any:
