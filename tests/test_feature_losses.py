@@ -461,6 +461,34 @@ def test_no_gradient_of_one_side_is_in_the_other(data):
         )
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow",
+    reason="a read is an operation of TensorFlow's graphs",
+)
+def test_a_discriminator_is_read_once(data):
+    """A read apart from what is trained may come after the update there."""
+    import tensorflow as tf
+
+    x, _ = data
+    peers = [dense_net(), dense_net()]
+    part = adversaries(peers)
+    function = tf.function(lambda x: part(batch_of(peers, x)))
+    graph = function.get_concrete_function(tf.constant(x)).graph
+    handles = {
+        id(inner): outer
+        for outer, inner in graph.captures
+        if outer.dtype == tf.resource
+    }
+    read = [
+        id(handles[id(operation.inputs[0])])
+        for operation in graph.get_operations()
+        if operation.type == "ReadVariableOp"
+    ]
+    for discriminator in part.discriminators:
+        for variable in discriminator.trainable_variables:
+            assert read.count(id(variable.value.handle)) == 1, variable.path
+
+
 def test_adversaries_of_maps_train_and_go_on_from_a_file(images, tmp_path):
     x, y = images
     peers = [map_net(6, 2, "a"), map_net(6, 4, "b")]

@@ -164,27 +164,27 @@ class FeatureAdversaries(StatefulPart):
         total: Any = 0.0
         for k, discriminator in enumerate(self.discriminators):
             own, other = maps[k], maps[(k + 1) % len(maps)]
+            # Read once: TensorFlow may run a second read, whose value no
+            # gradient depends on, after the optimizer's update.
+            weights = [
+                ops.copy(variable)
+                for variable in discriminator.trainable_variables
+            ]
+            constants = [ops.stop_gradient(weight) for weight in weights]
             telling = discriminator_loss(
-                _scores(discriminator(ops.stop_gradient(other))),
-                _scores(discriminator(ops.stop_gradient(own))),
+                _scores(discriminator, weights, ops.stop_gradient(other)),
+                _scores(discriminator, weights, ops.stop_gradient(own)),
             )
-            # Its weights as constants: no gradient of the peer's side.
-            fooling = fooling_loss(_scores(_with_constants(discriminator, own)))
+            fooling = fooling_loss(_scores(discriminator, constants, own))
             total = total + telling + fooling
         return total
 
 
-def _scores(outputs: Any) -> Any:
-    return functional.at_least_float32(outputs)[:, 0]
-
-
-def _with_constants(layer: keras.Layer, inputs: Any) -> Any:
+def _scores(layer: keras.Layer, weights: list[Any], inputs: Any) -> Any:
     outputs, _ = layer.stateless_call(
-        [ops.stop_gradient(v.value) for v in layer.trainable_variables],
-        [v.value for v in layer.non_trainable_variables],
-        inputs,
+        weights, [v.value for v in layer.non_trainable_variables], inputs
     )
-    return outputs
+    return functional.at_least_float32(outputs)[:, 0]
 
 
 def _mixing(shape: Shape, filters: int, **kwargs: Any) -> Any:
