@@ -22,6 +22,7 @@ import concurrent.futures
 import contextlib
 import os
 import pathlib
+import random
 import socket
 import subprocess
 import sys
@@ -42,12 +43,19 @@ TIMEOUT = 600
 
 
 def free_ports(count):
-    """Return ports that nothing listens on, each another."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for own in sockets:
-            own.bind(("localhost", 0))
-        return [str(own.getsockname()[1]) for own in sockets]
+    """Return ports that nothing listens on, each another.
+
+    They are none of those that a system gives to who asks for any: between
+    this question and the answer of slow processes it could give them away.
+    """
+    ports = []
+    while len(ports) < count:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as own:
+            own.bind(("localhost", port))
+            if port not in ports:
+                ports.append(port)
+    return [str(port) for port in ports]
 
 
 def start(folder, way, world):
