@@ -33,6 +33,9 @@ if keras.backend.backend() == "jax":
     import jax
 
     jax.config.update("jax_default_matmul_precision", "highest")
+    # Most of the time goes into the compilation of steps that run a few times.
+    # Tests in processes of their own run what users run.
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture
