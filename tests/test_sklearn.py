@@ -28,9 +28,7 @@ from thrift import with_torch
 
 import keras_smkd
 from keras_smkd import callbacks
-from keras_smkd import gates
-from keras_smkd import schedules
-from keras_smkd import selection
+from keras_smkd import knowledge
 from keras_smkd import targets
 from keras_smkd.sklearn import SelectiveMutualClassifier
 from keras_smkd.sklearn import randomness
@@ -72,6 +70,20 @@ def of_images(input_shape, num_classes):
             keras.layers.Flatten(),
             keras.layers.Dense(num_classes),
         ]
+    )
+
+
+def plain_smkd(peers, num_examples):
+    """A method with settings of its own, none of them a default."""
+    return keras_smkd.SelectiveMutualDistillation(
+        peers, gate=None, distillation_weight=2.0, temperature=3.0
+    )
+
+
+def temporal_ensembling(peers, num_examples):
+    """A method with a memory of every example."""
+    return keras_smkd.PeerLearning(
+        peers, target=targets.TemporalEnsembling(num_examples)
     )
 
 
@@ -158,21 +170,14 @@ def test_it_trains_what_the_model_does_by_hand(blobs):
     fitted = classifier(
         epochs=3,
         batch_size=25,
-        threshold=0.7,
-        distillation_weight=2.0,
-        temperature=3.0,
-        gate=None,
+        method=plain_smkd,
+        callbacks=[callbacks.StaticThreshold(0.7)],
     ).fit(x, y, sample_weight=weights)
 
     seed = np.random.RandomState(0).randint(2**31 - 1)
     with randomness.seeded(seed):
-        model = keras_smkd.SelectiveMutualDistillation(
-            built(small, 2, x.astype("float32"), 3),
-            distillation_weight=2.0,
-            temperature=3.0,
-            gate=None,
-            total_steps=9,
-        )
+        model = plain_smkd(built(small, 2, x.astype("float32"), 3), 59)
+    model.total_steps = 9
     model.compile(
         keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy"
     )
@@ -194,65 +199,34 @@ def test_it_trains_what_the_model_does_by_hand(blobs):
 
 
 @with_torch
-def test_it_has_the_defaults_of_the_model(blobs):
+def test_by_default_it_is_the_recipe_of_readme(blobs):
     made = SelectiveMutualClassifier()
     assert (made.epochs, made.batch_size, made.learning_rate) == (60, 64, 0.001)
-    fitted = made.set_params(epochs=4).fit(*blobs)
+    weights = np.ones(60)
+    weights[:10] = 0.0
+    fitted = made.set_params(epochs=4).fit(*blobs, sample_weight=weights)
     model = fitted.model_
-    other = keras_smkd.SelectiveMutualDistillation(model.peers)
-    for name in ("knowledge", "selection", "gate", "target", "temperature"):
-        assert getattr(model, name) == getattr(other, name) or (
-            type(getattr(model, name)) is type(getattr(other, name))
-        )
-    assert model.gate == gates.LabelGate()
-    assert model.distillation_weight == other.distillation_weight == 1.0
+    # Of those that are trained on.
+    for part, expected in (
+        (model.target, targets.PosteriorLabels(50)),
+        (
+            model.knowledge,
+            knowledge.PastPredictions(50, momentum=0.9, routes="others"),
+        ),
+    ):
+        assert type(part) is type(expected)
+        assert part.get_config() == expected.get_config()
     assert [layer.units for layer in model.peers[0].layers] == [64, 64, 3]
     assert isinstance(model.optimizer, keras.optimizers.Adam)
-    np.testing.assert_allclose(
-        fitted.history_["threshold"],
-        [callbacks.ProgressiveThreshold()(k / 4) for k in range(4)],
-        rtol=1e-5,
-    )
-
-
-@pytest.mark.parametrize(
-    ("threshold", "expected"),
-    [
-        (0.25, [0.25, 0.25]),
-        (schedules.Linear(0.2, 0.4), [0.2, 0.3]),
-        (callbacks.ProgressiveThreshold(0.3, 0.0), [0.3, 0.3]),
-        (None, [0.125, 0.125]),
-    ],
-)
-@with_torch
-def test_the_threshold_is_that_which_is_asked_for(blobs, threshold, expected):
-    fitted = classifier(
-        threshold=threshold,
-        selection=selection.ConfidentKnowledge(threshold=0.125),
-    ).fit(*blobs)
-    np.testing.assert_allclose(
-        fitted.history_["threshold"], expected, rtol=1e-5
-    )
+    assert int(ops.convert_to_numpy(model.target.seen)) == 200
 
 
 @with_torch
-def test_parts_are_taken_by_name_and_as_objects(blobs):
-    model = (
-        classifier(
-            knowledge="averaged_peers",
-            selection=selection.MostConfidentShare(),
-            gate="label",
-            target="proselflc",
-            loss=keras_smkd.losses.GeneralizedCrossEntropy(from_logits=True),
-        )
-        .fit(*blobs)
-        .model_
-    )
-    assert type(model.knowledge).__name__ == "AveragedPeers"
-    assert model.selection == selection.MostConfidentShare()
-    assert model.gate == gates.LabelGate()
-    assert model.target == targets.ProSelfLC()
+def test_the_loss_is_that_which_is_asked_for(blobs):
+    loss = keras_smkd.losses.GeneralizedCrossEntropy(from_logits=True)
+    model = classifier(loss=loss, epochs=1).fit(*blobs).model_
     assert isinstance(model.loss, keras_smkd.losses.GeneralizedCrossEntropy)
+    assert model.loss is not loss
 
 
 @pytest.mark.parametrize(
@@ -488,19 +462,19 @@ def test_the_batches_of_each_epoch_are_all_examples_in_an_order_of_its_own():
 @with_torch
 def test_it_is_cloned_with_its_parameters_and_stays_as_it_was(blobs):
     x, y = blobs
-    target = targets.TemporalEnsembling(num_examples=60)
     stop = keras.callbacks.EarlyStopping("loss", min_delta=1e9, patience=0)
     made = classifier(
-        target=target, gate=None, callbacks=[stop], epochs=5, batch_size=25
+        method=temporal_ensembling,
+        callbacks=[stop],
+        epochs=5,
+        batch_size=25,
     )
     first = made.fit(x, y).predict_proba(x)
     assert len(made.history_["loss"]) == 2  # The callback was at work.
     assert stop.stopped_epoch == 0
     assert stop.model is None
-    # The memory is of every example, and not in the object that was given.
+    # The memory is of every example.
     memory = made.model_.target
-    assert memory is not target
-    assert not target.weights
     largest = max(memory.weights, key=lambda weight: np.prod(weight.shape))
     seen = ops.convert_to_numpy(largest).reshape(60, -1)
     assert (seen != 0).any(axis=1).all()
@@ -612,7 +586,7 @@ def test_wrong_labels_are_found(blobs):
     x, y = blobs
     noisy = y.copy()
     noisy[[4, 17, 33]] = (y[[4, 17, 33]] + 1) % 3
-    fitted = classifier(epochs=15).fit(x, NAMES[noisy])
+    fitted = classifier(epochs=40, batch_size=20).fit(x, NAMES[noisy])
     table = fitted.suspicious_labels_
     assert len(table) == 60
     assert sorted(table.index[:3].tolist()) == [4, 17, 33]
@@ -666,6 +640,16 @@ def test_it_drops_into_cleanlab(blobs):
 # Wrong arguments.
 
 
+def of_one_peer(peers, num_examples):
+    return keras_smkd.PeerLearning(peers[:1])
+
+
+def compiled(peers, num_examples):
+    model = keras_smkd.PeerLearning(peers)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -689,19 +673,19 @@ def test_it_drops_into_cleanlab(blobs):
             "`optimizer`.*which returned 'adam'",
         ),
         ({"loss": "cross"}, ValueError, "cross"),
-        ({"knowledge": "all"}, ValueError, "`knowledge` must be one of"),
-        ({"selection": "best"}, ValueError, "`selection` must be one of"),
-        ({"gate": "open"}, ValueError, "`gate` must be one of"),
-        ({"target": "truth"}, ValueError, "`target` must be one of"),
-        ({"threshold": "static"}, ValueError, "`threshold` must be one of"),
-        ({"threshold": -1.0}, ValueError, "`threshold` must be a finite"),
-        ({"threshold": [0.5]}, TypeError, "`threshold` must be a number"),
+        ({"method": "smkd"}, TypeError, "`method` must be a function.*'smkd'"),
         (
-            {"distillation_weight": -1},
-            ValueError,
-            "`distillation_weight` must be a finite",
+            {"method": lambda peers, num_examples: peers[0]},
+            TypeError,
+            "`method` must return a.*PeerLearning.*of type Sequential",
         ),
-        ({"temperature": 0}, ValueError, "`temperature` must be a finite"),
+        (
+            {"method": lambda peers, _: plain_smkd([*peers, peers[0]], 60)},
+            ValueError,
+            "peers",
+        ),
+        ({"method": of_one_peer}, ValueError, "`method`.*a model of other pee"),
+        ({"method": compiled}, ValueError, "`method`.*a model that is comp"),
         ({"callbacks": "stop"}, TypeError, "`callbacks` must be a list of"),
         ({"callbacks": ["stop"]}, TypeError, "`callbacks` must be a list of"),
         ({"random_state": "seven"}, ValueError, "'seven' cannot be used to"),

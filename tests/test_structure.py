@@ -33,7 +33,8 @@ ROOMS = (
     ("model", "metrics", "noise"),
     ("data", "estimators"),
     ("callbacks", "report", "export"),
-    ("methods", "sklearn"),
+    ("methods",),
+    ("sklearn",),
     ("__init__",),
     ("__main__",),
 )

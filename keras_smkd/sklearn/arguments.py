@@ -9,9 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_smkd import _checks
-from keras_smkd import callbacks as callbacks_room
-
-_PARTS = ("knowledge", "selection", "gate", "target")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,14 +16,12 @@ class Checked:
     """What is made of an estimator's arguments for one training.
 
     Args:
-        parts: The parts of the objective, by the names of their arguments.
         optimizer: A new one.
         loss: Name or object.
-        callbacks: Of `fit`, the threshold's among them.
+        callbacks: Of `fit`.
         verbose: As Keras knows it.
     """
 
-    parts: dict[str, Any]
     optimizer: keras.optimizers.Optimizer
     loss: Any
     callbacks: list[keras.callbacks.Callback]
@@ -55,16 +50,16 @@ def checked(estimator: Any) -> Checked:
     _checks.integer("num_peers", estimator.num_peers, minimum=2)
     _checks.integer("epochs", estimator.epochs, minimum=1)
     _checks.integer("batch_size", estimator.batch_size, minimum=1)
+    if not callable(estimator.method):
+        raise TypeError(
+            "`method` must be a function `(peers, num_examples) -> "
+            "keras_smkd.PeerLearning`, such as `methods.posterior_smkd`. "
+            f"Received: method={estimator.method!r}."
+        )
     return Checked(
-        parts={
-            name: copy.deepcopy(getattr(estimator, name)) for name in _PARTS
-        },
         optimizer=_optimizer(estimator.optimizer, estimator.learning_rate),
         loss=copy.deepcopy(estimator.loss),
-        callbacks=[
-            *_threshold(estimator.threshold),
-            *_callbacks(estimator.callbacks),
-        ],
+        callbacks=_callbacks(estimator.callbacks),
         verbose=_verbose(estimator.verbose),
     )
 
@@ -97,17 +92,6 @@ def _optimizer(optimizer: Any, learning_rate: Any) -> Any:
             f"{made!r}."
         )
     return made
-
-
-def _threshold(threshold: Any) -> list[keras.callbacks.Callback]:
-    if threshold is None:
-        return []
-    if isinstance(threshold, str):
-        _checks.one_of("threshold", threshold, ["progressive"])
-        return [callbacks_room.ProgressiveThreshold()]
-    if callable(threshold):
-        return [callbacks_room.ThresholdSchedule(copy.deepcopy(threshold))]
-    return [callbacks_room.StaticThreshold(threshold)]
 
 
 def _callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:

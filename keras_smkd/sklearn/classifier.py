@@ -1,4 +1,4 @@
-"""The estimator: SMKD behind scikit-learn's `fit` and `predict`."""
+"""The estimator: peers behind scikit-learn's `fit` and `predict`."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ except ImportError as error:
         'with: pip install "keras-smkd[sklearn]"'
     ) from error
 
-from keras_smkd.model import SelectiveMutualDistillation
+from keras_smkd import methods
 from keras_smkd.sklearn import arguments
 from keras_smkd.sklearn import files
 from keras_smkd.sklearn import peers
@@ -32,11 +32,11 @@ from keras_smkd.sklearn.randomness import seeded
 class SelectiveMutualClassifier(ClassifierMixin, BaseEstimator):
     """Peers that learn from wrong labels together, as one classifier.
 
-    It builds the peers for the data that it is given, trains them as a
-    `keras_smkd.SelectiveMutualDistillation` with the defaults of SMKD, and
-    predicts with their ensemble. It is an estimator of scikit-learn: it can be
-    cloned, searched over, put at the end of a pipeline, pickled, and given to
-    what works with such estimators.
+    It builds the peers for the data that it is given, trains them by a method,
+    by default `keras_smkd.methods.posterior_smkd` as it is, and predicts with
+    their ensemble. It is an estimator of scikit-learn: it can be cloned,
+    searched over, put at the end of a pipeline, pickled, and given to what
+    works with such estimators.
 
     `X` is `(examples, features)`, or `(examples, ...)` of any more dimensions,
     such as `(examples, height, width, channels)` images; the peers get it as
@@ -69,29 +69,22 @@ class SelectiveMutualClassifier(ClassifierMixin, BaseEstimator):
         loss: Name of a loss of integer labels, or a `keras.losses.Loss` of
             logits, such as
             `keras_smkd.losses.GeneralizedCrossEntropy(from_logits=True)`.
-        knowledge: Who knows: a part of `keras_smkd.knowledge`, or its name.
-        selection: Which knowledge passes: a part of `keras_smkd.selection`, or
-            its name.
-        threshold: What knowledge must fall below to pass: a number >= 0
-            (SMKD-S), a schedule `progress -> threshold`, `"progressive"` for
-            `keras_smkd.callbacks.ProgressiveThreshold()` (SMKD-P), or `None`
-            for the one that `selection` has.
-        gate: What becomes of labels that knowledge contradicts: a part of
-            `keras_smkd.gates`, its name, or `None` for the plain form.
-        target: What labels are corrected to: a part of `keras_smkd.targets`,
-            its name, or `None`.
-        distillation_weight: Weight of the knowledge, >= 0: a number or a
-            schedule of it, `progress -> weight`.
-        temperature: Of the exchanged knowledge, > 0.
+        method: `(peers, num_examples) -> keras_smkd.PeerLearning`, called once
+            for each `fit`: a new model, not compiled, made of the peers and
+            the number of training examples. For example
+            `lambda peers, num_examples: SelectiveMutualDistillation(peers)`,
+            SMKD with its gate, or `functools.partial(methods.posterior_smkd,
+            class_prior=prior)`. To be pickled, it must be a function of a
+            module.
         callbacks: List of `keras.callbacks.Callback`s, or `None`. Each `fit`
-            works with copies of them, as of the parts above.
+            works with copies of them. A threshold schedule is one.
         random_state: Integer in [0, 2**32) or a `numpy.random.RandomState`, or
             `None` for NumPy's own generator.
         verbose: What `fit` prints: 0, 1, 2 or `"auto"`, as in Keras.
 
     What there is after `fit`: `classes_`, the labels, sorted; `model_`, the
-    `SelectiveMutualDistillation`, of class ids; `history_`, a list of each
-    logged value by epoch; `n_features_in_`, the size of `X` along axis 1;
+    `PeerLearning`, of class ids; `history_`, a list of each logged value by
+    epoch; `n_features_in_`, the size of `X` along axis 1;
     `feature_names_in_`, where the columns of `X` have names;
     `suspicious_labels_` and `noise_rate_`, which are found when first asked
     for.
@@ -107,11 +100,6 @@ class SelectiveMutualClassifier(ClassifierMixin, BaseEstimator):
     classifier = make_pipeline(StandardScaler(), classifier)
     scores = cross_val_score(classifier, table, labels)
     ```
-
-    Reference:
-        Li et al., 2023, "SMKD: Selective Mutual Knowledge Distillation",
-        IJCNN.
-        https://doi.org/10.1109/IJCNN54540.2023.10191991
     """
 
     def __init__(
@@ -124,13 +112,7 @@ class SelectiveMutualClassifier(ClassifierMixin, BaseEstimator):
         optimizer: str | Callable[[Any], Any] = "adam",
         learning_rate: Any = 0.001,
         loss: Any = "sparse_categorical_crossentropy",
-        knowledge: Any = "peers",
-        selection: Any = "entropy",
-        threshold: Any = "progressive",
-        gate: Any = "label",
-        target: Any = None,
-        distillation_weight: float | Callable[[Any], Any] = 1.0,
-        temperature: float = 1.0,
+        method: Callable[..., Any] = methods.posterior_smkd,
         callbacks: Sequence[keras.callbacks.Callback] | None = None,
         random_state: Any = None,
         verbose: Any = 0,
@@ -142,13 +124,7 @@ class SelectiveMutualClassifier(ClassifierMixin, BaseEstimator):
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.loss = loss
-        self.knowledge = knowledge
-        self.selection = selection
-        self.threshold = threshold
-        self.gate = gate
-        self.target = target
-        self.distillation_weight = distillation_weight
-        self.temperature = temperature
+        self.method = method
         self.callbacks = callbacks
         self.random_state = random_state
         self.verbose = verbose
@@ -162,9 +138,10 @@ class SelectiveMutualClassifier(ClassifierMixin, BaseEstimator):
             X: `(examples, ...)` finite numbers.
             y: `(examples,)` labels, of two classes or more.
             sample_weight: `(examples,)` numbers >= 0, or `None` for ones. Only
-                their ratios matter. An example of weight 0 is left out; of
-                weight 2 it counts as if it were there twice (but not in what
-                layers know of their inputs, such as batch normalisation).
+                their ratios matter. An example of weight 0 is left out; in the
+                loss, one of weight 2 counts as if it were there twice (but not
+                in what layers know of their inputs, such as batch
+                normalisation, nor in what a method measures of labels).
 
         Returns:
             The estimator.
@@ -186,11 +163,10 @@ class SelectiveMutualClassifier(ClassifierMixin, BaseEstimator):
             weights = (weights / weights[kept].mean()).astype("float32")[kept]
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         with seeded(seed):
-            model = SelectiveMutualDistillation(
+            model = peers.learning(
+                self.method,
                 peers.built(self.build_peer, self.num_peers, X, len(classes)),
-                distillation_weight=self.distillation_weight,
-                temperature=self.temperature,
-                **checked.parts,
+                len(ids[kept]),
             )
             model.compile(checked.optimizer, checked.loss)
             batches = Batches(

@@ -1,10 +1,13 @@
-"""The peers that a user's function builds, once they are checked."""
+"""The peers that a user's function builds, and what trains them, checked."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy.typing as npt
+
+from keras_smkd.model import PeerLearning
 
 
 def built(
@@ -39,6 +42,38 @@ def built(
     for peer in peers:
         _check(peer, x[:1], num_classes)
     return peers
+
+
+def learning(
+    method: Callable[..., Any],
+    peers: Sequence[keras.Model],
+    num_examples: int,
+) -> PeerLearning:
+    """Return the model that a method makes of the peers.
+
+    Args:
+        method: `(peers, num_examples) -> keras_smkd.PeerLearning`.
+        peers: Of `built`.
+        num_examples: How many examples they are trained on.
+
+    Raises:
+        TypeError: if it returns anything else.
+        ValueError: if the model is compiled, or its peers are others.
+    """
+    model = method(peers, num_examples)
+    rule = (
+        "`method` must return a `keras_smkd.PeerLearning` of the peers that it "
+        "was given, not compiled."
+    )
+    if not isinstance(model, PeerLearning):
+        raise TypeError(
+            f"{rule} Received: {model!r} of type {type(model).__name__}."
+        )
+    own = [id(peer) for peer in model.peers]
+    if model.compiled or own != [id(peer) for peer in peers]:
+        found = "that is compiled" if model.compiled else "of other peers"
+        raise ValueError(f"{rule} Received: a model {found}.")
+    return model
 
 
 def small_network(
