@@ -17,6 +17,7 @@ from keras_smkd import memory
 from keras_smkd import schedules
 from keras_smkd import targets
 from keras_smkd.batch import Batch
+from keras_smkd.functional import largest as maths
 from keras_smkd.memory import ExampleMemory
 
 
@@ -175,6 +176,84 @@ def test_past_predictions_are_the_corrected_average(rng):
         average = 0.6 * average + 0.4 * visit
 
 
+# The largest classes only.
+
+
+def test_the_largest_are_kept_and_the_others_share_by_hand():
+    values = np.array([[0.125, 0.5, 0.0625, 0.25, 0.0625], [0, 0, 1, 0, 0]])
+    kept = numpy_of(maths.keep_largest(values.astype("float32"), 2))
+    np.testing.assert_array_equal(kept[0], [0.5, 0.25, 1, 3, 0.25])
+    np.testing.assert_array_equal(kept[1, [0, 1, 2, 4]], [1, 0, 2, 0])
+    whole = numpy_of(maths.spread_largest(kept, 5))
+    third = 0.25 / 3
+    np.testing.assert_allclose(
+        whole, [[third, 0.5, third, 0.25, third], [0, 0, 1, 0, 0]], rtol=1e-6
+    )
+    # What is not known stays it, and nothing is nothing.
+    nothing = numpy_of(maths.spread_largest(np.zeros((1, 5), "float32"), 5))
+    np.testing.assert_array_equal(nothing, 0.0)
+    unknown = np.full((1, 5), np.nan, "float32")
+    assert np.isnan(numpy_of(maths.spread_largest(unknown, 5))).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_past_predictions_of_the_largest_are_the_naive_loop(rng, dtype):
+    part = prepared(
+        knowledge.PastPredictions(4, momentum=0.5, dtype=dtype, top=2), 5
+    )
+    assert tuple(part.memory.shape) == (4, 2, 5)
+    average = np.zeros((2, 2, 5))
+    for k, visit in enumerate(predictions_of(rng, 4, 2, 2, 5)):
+        given = part(batch_at([2, 0], visit))
+        expected = np.full((2, 2, 5), 1 / 5)
+        if k > 0:
+            expected = average / (1 - 0.5**k)
+        np.testing.assert_allclose(
+            np.exp(numpy_of(given.log_probs)),
+            expected,
+            rtol=1e-5 if dtype == "float32" else 3e-3,
+        )
+        average = 0.5 * average + 0.5 * visit
+        smaller = np.argsort(average, axis=-1)[..., :3]
+        shared = np.take_along_axis(average, smaller, axis=-1).mean(
+            axis=-1, keepdims=True
+        )
+        np.put_along_axis(average, smaller, shared, axis=-1)
+
+
+def test_all_classes_but_one_are_all(rng):
+    """What is left over is of one class, which is then known."""
+    visits = predictions_of(rng, 3, 2, 2, 4)
+    answers = []
+    for top in (None, 3):
+        part = prepared(knowledge.PastPredictions(4, top=top), 4)
+        answers.append([part(batch_at([1, 3], visit)) for visit in visits])
+    for whole, kept in zip(*answers, strict=True):
+        np.testing.assert_allclose(
+            numpy_of(kept.log_probs), numpy_of(whole.log_probs), rtol=1e-5
+        )
+
+
+def test_more_classes_than_a_memory_has_numbers_for():
+    for num_classes, dtype in ((2048, "float16"), (2049, "float32")):
+        part = knowledge.PastPredictions(1, dtype=dtype, top=1)
+        probs = np.zeros((1, 2, num_classes), "float32")
+        probs[..., -1] = 1.0
+        prepared(part, num_classes)(batch_at([0], probs))
+        given = numpy_of(part(batch_at([0], probs)).log_probs)
+        np.testing.assert_array_equal(given.argmax(axis=-1), num_classes - 1)
+    part = knowledge.PastPredictions(1, dtype="float16", top=1)
+    with pytest.raises(
+        ValueError, match=r"None for more than 2048 classes.*204"
+    ):
+        prepared(part, 2049)
+    with pytest.raises(ValueError, match=r"`top` must be below.*top=1 for 1 c"):
+        prepared(part, 1)
+    with pytest.raises(ValueError, match="`top` must be an integer >= 1"):
+        knowledge.PastPredictions(1, top=0)
+    prepared(knowledge.PastPredictions(1, dtype="float16"), 2049)
+
+
 def test_a_place_outside_is_heard_from_past_predictions(rng):
     part = prepared(knowledge.PastPredictions(4))
     given = part(batch_at([0, 4], predictions_of(rng, 2, 2, 3)))
@@ -198,6 +277,7 @@ EVERY_MEMORY = [
     lambda: targets.TemporalEnsembling(4, trust=1.0),
     lambda: targets.JointOptimizationLabels(4, start=0.0, window=2),
     lambda: knowledge.PastPredictions(4),
+    lambda: knowledge.PastPredictions(4, top=2),
 ]
 each_memory = pytest.mark.parametrize("make", EVERY_MEMORY)
 

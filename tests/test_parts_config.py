@@ -137,7 +137,7 @@ MADE = {
     knowledge.PastPredictions: [
         lambda: knowledge.PastPredictions(7),
         lambda: knowledge.PastPredictions(8, 0.5, "others", dtype="float16"),
-        lambda: knowledge.PastPredictions(8, routes=np.ones((2, 2))),
+        lambda: knowledge.PastPredictions(8, routes=np.ones((2, 2)), top=2),
     ],
     knowledge.PeerPredictions: [
         knowledge.PeerPredictions,
