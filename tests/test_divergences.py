@@ -470,7 +470,7 @@ def test_eager_is_compiled(rng, own, kind, name, select):
             numpy_of(compiled(values)(rows)),
             numpy_of(values(rows)),
             rtol=1e-5,
-            atol=1e-7,
+            atol=1e-6,
         )
 
 
