@@ -1,9 +1,9 @@
-"""CIFAR-10 or CIFAR-100 with wrong labels: two residual networks as peers.
+"""CIFAR-10 or CIFAR-100 with wrong labels: residual networks by any method.
 
-One run trains two peers by one method, on labels that a transition matrix, the
-images themselves or people (CIFAR-N) made wrong. It logs every epoch, can be
-interrupted and resumed, draws one figure, prints one table and exports the
-peers on request:
+One run trains by one method of `keras_smkd.methods`, at its defaults, on labels
+that a transition matrix, the images themselves or people (CIFAR-N) made wrong.
+It logs every epoch, can be interrupted and resumed, draws one figure, prints
+one table and exports the networks on request:
 
     KERAS_BACKEND=jax python examples/cifar.py --data_dir ~/datasets \
         --train_size 2000 --epochs 2
@@ -16,10 +16,17 @@ images takes minutes. For results, take a GPU:
     python examples/cifar.py --peers resnet18 --epochs 100 --batch_size 128 \
         --learning_rate 0.1 --noise human --human_labels CIFAR-10_human.npz
 
+`--method` names another method than `posterior_smkd`, and `--list_methods` says
+what there is. A method of peers gets two networks, another one the first of
+them. Where a teacher is needed, the second one is trained before, on the same
+labels; where the noise rate is, it is the true share of wrong labels, which
+nobody knows outside of an experiment.
+
 A run's folder holds log.csv, run.png, settings.json, noisy_labels.npz and
-model.keras, as it was after the last whole epoch. `--resume --run_dir FOLDER`
-goes on from there. `noise.NoisyLabels.load` reads the labels of the whole
-training set, with the recipe that makes them again.
+model.keras, as it was after the last whole epoch, and a teacher's
+teacher_log.csv and teacher_model.keras. `--resume --run_dir FOLDER` goes on
+from there. `noise.NoisyLabels.load` reads the labels of the whole training set,
+with the recipe that makes them again.
 """
 
 import contextlib
@@ -40,8 +47,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 with contextlib.suppress(ImportError):
     import torch  # noqa: F401
 
+import cifar_models
 import keras
-import matplotlib
 import numpy as np
 from absl import app
 from absl import flags
@@ -51,18 +58,8 @@ import keras_smkd
 from keras_smkd import callbacks
 from keras_smkd import data
 from keras_smkd import noise
+from keras_smkd import report
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-# Filters and strides of the stacks, kind of block, enlargement of the images.
-# The backbones of keras-cv begin with two strides of 2, meant for photographs:
-# enlarged four times, 32 x 32 images keep their size there, as they do in a
-# 3 x 3 stem of stride 1.
-PEERS = {
-    "small": ([16, 32], [1, 2], "block", 1),
-    "resnet18": ([64, 128, 256, 512], [1, 2, 2, 2], "basic_block", 4),
-}
 # Kinds of `noise.make_noisy`; resembling classes are the data set's affair.
 KINDS = {
     "symmetric": "symmetric_excluding_true",
@@ -80,20 +77,12 @@ HUMAN_SETS = [
     "worse_label",
     "noisy_label",  # The only one of CIFAR-100.
 ]
-METHODS = {
-    "independent": lambda: callbacks.StaticThreshold(0.0),
-    "all": lambda: callbacks.StaticThreshold(2.0),
-    "smkd_s": lambda: callbacks.StaticThreshold(FLAGS.threshold),
-    "smkd_p": lambda: callbacks.ProgressiveThreshold(
-        FLAGS.threshold, FLAGS.sharpness
-    ),
-}
-TARGETS = {"none": lambda: None, "proselflc": keras_smkd.targets.ProSelfLC}
 
 FLAGS = flags.FLAGS
 # Where things are; a resumed run may change these.
 PLACES = {"data_dir", "download", "human_labels", "run_dir", "resume"}
-PLACES |= {"export_dir"}
+PLACES |= {"export_dir", "list_methods"}
+flags.DEFINE_bool("list_methods", False, "Print all methods, and do no more.")
 flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data sets.")
 flags.DEFINE_bool("download", False, "Download the data set if it is absent.")
 flags.DEFINE_string("human_labels", "", "CIFAR-N's labels, an .npz file.")
@@ -108,13 +97,15 @@ flags.DEFINE_enum("noise", "symmetric", NOISES, "Label noise.")
 flags.DEFINE_float("noise_rate", 0.4, "Argument of the noise.", 0.0, 1.0)
 flags.DEFINE_integer("noise_seed", 0, "Seed of the noise.", 0)
 flags.DEFINE_enum("human_set", "worse_label", HUMAN_SETS, "Which human labels.")
-flags.DEFINE_enum("peers", "small", list(PEERS), "Preset of the two peers.")
-flags.DEFINE_enum("method", "smkd_p", list(METHODS), "Knowledge to select.")
-flags.DEFINE_float("threshold", 0.5, "Threshold, or its scale (smkd_p).", 0.0)
-flags.DEFINE_float("sharpness", -8.0, "How fast the threshold moves (smkd_p).")
-flags.DEFINE_bool("gate", True, "Drop contradicted labels (smkd_s, smkd_p).")
-flags.DEFINE_float("distillation_weight", 1.0, "Weight of knowledge.", 0.0)
-flags.DEFINE_enum("target", "none", list(TARGETS), "Label correction.")
+flags.DEFINE_enum(
+    "peers", "small", list(cifar_models.PEERS), "Preset of the networks."
+)
+flags.DEFINE_enum(
+    "method",
+    "posterior_smkd",
+    [*cifar_models.OFFERED, *cifar_models.BASELINES],
+    "Method of training, at its defaults; --list_methods says what each is.",
+)
 flags.DEFINE_enum("augment", "flip_crop", ["flip_crop", "none"], "Augmentation")
 flags.DEFINE_integer("epochs", 30, "Epochs of the whole training.", 1)
 flags.DEFINE_integer("batch_size", 64, "Examples per step.", 1)
@@ -222,7 +213,7 @@ def prepare_data(saved):
         flush=True,
     )
     return labels, (
-        examples.images[keep],
+        examples.images[keep] / np.float32(255),
         labels.noisy_labels[keep],
         labels.clean_labels[keep],
         (test.images[held], test.labels[held]),
@@ -234,67 +225,6 @@ def write_whole(path, write):
     partial = path.with_name(f"partial{path.suffix}")
     write(partial)
     os.replace(partial, path)
-
-
-def make_peer(backbone, blocks, num_classes):
-    filters, strides, block_type, enlargement = PEERS[FLAGS.peers]
-    network = backbone(
-        stackwise_filters=filters,
-        stackwise_blocks=[blocks] * len(filters),
-        stackwise_strides=strides,
-        block_type=block_type,
-        include_rescaling=False,
-        input_shape=(32 * enlargement, 32 * enlargement, 3),
-    )
-    for layer in network.layers:
-        # The default averages over hundreds of steps, long for short runs.
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.9
-    return keras.Sequential(
-        [
-            keras.Input((32, 32, 3)),
-            keras.layers.UpSampling2D(enlargement),
-            # Layers of Keras only, so that the saved file needs no keras-cv.
-            keras.Model(network.input, network.output),
-            keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(num_classes),
-        ]
-    )
-
-
-def make_gate():
-    """Return what drops labels that selected knowledge contradicts."""
-    if FLAGS.gate and FLAGS.method in ("smkd_s", "smkd_p"):
-        return keras_smkd.gates.LabelGate()
-    return None
-
-
-def make_model(num_classes, total_steps):
-    # Not above: it imports TensorFlow, which takes seconds.
-    import keras_cv
-
-    keras.utils.set_random_seed(FLAGS.seed)
-    first_blocks = 1 if FLAGS.peers == "small" else 2
-    model = keras_smkd.SelectiveMutualDistillation(
-        [
-            make_peer(
-                keras_cv.models.ResNetBackbone, first_blocks, num_classes
-            ),
-            make_peer(keras_cv.models.ResNetV2Backbone, 2, num_classes),
-        ],
-        target=TARGETS[FLAGS.target](),
-        gate=make_gate(),
-        distillation_weight=FLAGS.distillation_weight,
-    )
-    schedule = keras.optimizers.schedules.CosineDecay(
-        FLAGS.learning_rate, total_steps
-    )
-    model.compile(
-        keras.optimizers.SGD(schedule, momentum=0.9),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    return model
 
 
 class Stopwatch(keras.callbacks.Callback):
@@ -310,30 +240,26 @@ class Stopwatch(keras.callbacks.Callback):
 class SaveEpoch(keras.callbacks.Callback):
     """Saves the model after each epoch, and says so when it is saved."""
 
-    def __init__(self, path):
+    def __init__(self, path, what):
         super().__init__()
         self.path = path
+        self.what = what
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.save(self.path)
         print(
-            f"epoch {epoch + 1}/{FLAGS.epochs}: loss {logs['loss']:.3f}, "
+            f"{self.what} {epoch + 1}/{FLAGS.epochs}: loss {logs['loss']:.3f}, "
             f"ensemble test accuracy {100 * logs['val_accuracy']:.1f} %, "
             f"{logs['seconds']:.1f} s",
             flush=True,
         )
 
 
-def train(folder, images, noisy_labels, clean_labels, test_data):
-    """Train from where the folder's run stands to the last epoch."""
-    saved, log = folder / "model.keras", folder / "log.csv"
-    steps = -(-len(images) // FLAGS.batch_size)
-    if saved.exists():
-        # With its optimizer, and its step in the schedules.
-        model = keras.saving.load_model(saved)
-    else:
-        num_classes = int(FLAGS.dataset.removeprefix("cifar"))
-        model = make_model(num_classes, FLAGS.epochs * steps)
+def fit(folder, whose, make_model, setting, clean_labels, test_data, own=()):
+    """Train the model of a file, or a new one, to the last epoch."""
+    saved, log = folder / f"{whose}model.keras", folder / f"{whose}log.csv"
+    # With its optimizer, and its step in the schedules.
+    model = keras.saving.load_model(saved) if saved.exists() else make_model()
     done = model.epoch
     if log.exists():
         # An interruption may fall between a line's writing and the saving.
@@ -342,9 +268,10 @@ def train(folder, images, noisy_labels, clean_labels, test_data):
         write_whole(log, lambda path: path.write_text(kept))
     model.fit(
         data.make_pipeline(
-            images,
-            noisy_labels,
+            setting.images,
+            setting.labels,
             batch_size=FLAGS.batch_size,
+            with_index=model.needs_index,
             shuffle=True,
             seed=FLAGS.seed,
             augment=FLAGS.augment if FLAGS.augment != "none" else None,
@@ -357,70 +284,87 @@ def train(folder, images, noisy_labels, clean_labels, test_data):
         shuffle=False,
         verbose=0,
         callbacks=[
-            METHODS[FLAGS.method](),
+            *own,
             callbacks.NoiseMonitor(
-                data.make_pipeline(images, noisy_labels, batch_size=256),
-                noisy_labels,
-                clean_labels,
+                setting.images, setting.labels, clean_labels
             ),
             Stopwatch(),
             keras.callbacks.CSVLogger(log, append=True),
-            SaveEpoch(saved),
+            SaveEpoch(saved, f"{whose}epoch".replace("_", " ")),
         ],
     )
     return model
 
 
+def train(folder, images, noisy_labels, clean_labels, test_data):
+    """Train from where the folder's run stands to the last epoch."""
+    given = (clean_labels, test_data)
+
+    def teach(make_model):
+        return fit(folder, "teacher_", make_model, setting, *given)
+
+    setting = cifar_models.Setting(
+        peers=FLAGS.peers,
+        num_classes=int(FLAGS.dataset.removeprefix("cifar")),
+        images=images,
+        labels=noisy_labels,
+        noise_rate=float(np.mean(noisy_labels != clean_labels)),
+        epochs=FLAGS.epochs,
+        steps=FLAGS.epochs * -(-len(images) // FLAGS.batch_size),
+        learning_rate=FLAGS.learning_rate,
+        seed=FLAGS.seed,
+        teach=teach,
+    )
+    return fit(
+        folder,
+        "",
+        lambda: cifar_models.make_model(FLAGS.method, setting),
+        setting,
+        *given,
+        cifar_models.make_callbacks(FLAGS.method, setting),
+    )
+
+
 def read_log(path):
-    """Return the epochs of all sittings: `{name: [value, ...]}`."""
+    """Return the logs of all sittings: `{name: [value, ...]}`."""
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) for row in rows] for name in rows[0]}
+    names = rows[0].keys() - {"epoch"}
+    return {n: [float(row[n]) for row in rows] for n in sorted(names)}
 
 
 def print_table(log):
+    """Print the ends of the learners, and what the log knows besides."""
     print(
         "\nTest accuracy in %, last epoch (best epoch, chosen on the test "
         "set); wrong labels memorised by\nthe ensemble in %; knowledge "
-        "selected in the first, middle and last epoch in %.\n"
+        "selected, if any is, in the first, middle and last epoch\nin %.\n"
     )
-    names = ("val_peer_0_accuracy", "val_peer_1_accuracy", "val_accuracy")
-    accuracies = [
-        f"{100 * log[name][-1]:5.1f} ({100 * max(log[name]):4.1f})"
-        for name in names
-    ]
-    rates = log["selection_rate"]
-    selected = "/".join(
-        f"{100 * rates[k]:.0f}" for k in (0, len(rates) // 2, -1)
-    )
-    memorized = f"{100 * log['memorization'][-1]:.1f}"
+    cells = {}
+    for name in log:
+        if name.startswith("val_") and name.endswith("accuracy"):
+            whose = name.removeprefix("val_").removesuffix("accuracy")
+            title = whose.replace("_", " ").strip() or "ensemble"
+            last, best = 100 * log[name][-1], 100 * max(log[name])
+            cells[title] = f"{last:5.1f} ({best:4.1f})"
+    cells["memorised"] = f"{100 * log['memorization'][-1]:.1f}"
+    if "selection_rate" in log:
+        rates = log["selection_rate"]
+        cells["selected"] = "/".join(
+            f"{100 * rates[k]:.0f}" for k in (0, len(rates) // 2, -1)
+        )
+    cells["seconds"] = f"{sum(log['seconds']):.1f}"
+    print(f"{'method':<20}" + "".join(f"{title:>14}" for title in cells))
     print(
-        f"{'method':<14}{'peer 0':>14}{'peer 1':>14}{'ensemble':>14}"
-        f"{'memorised':>11}{'selected':>13}{'seconds':>9}\n"
-        f"{FLAGS.method:<14}{accuracies[0]:>14}{accuracies[1]:>14}"
-        f"{accuracies[2]:>14}{memorized:>11}{selected:>13}"
-        f"{sum(log['seconds']):>9.1f}"
+        f"{FLAGS.method:<20}"
+        + "".join(f"{cell:>14}" for cell in cells.values())
     )
-
-
-def save_figure(log, path):
-    panels = {
-        "val_accuracy": "ensemble test accuracy",
-        "memorization": "wrong labels memorised",
-        "threshold": "threshold",
-        "selection_rate": "knowledge selected",
-        "selection_precision": "selected knowledge that is right",
-    }
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(16, 3.2), layout="constrained"
-    )
-    for axis, (name, title) in zip(axes, panels.items(), strict=True):
-        axis.plot(np.arange(1, len(log[name]) + 1), log[name], marker=".")
-        axis.set(title=title, xlabel="epoch")
-    figure.savefig(path, dpi=120)
 
 
 def main(_):
+    if FLAGS.list_methods:
+        print(cifar_models.listing())
+        return
     # TFDS warns of its own insides.
     logging.set_verbosity(logging.ERROR)
     if keras.backend.backend() != "tensorflow":
@@ -451,7 +395,7 @@ def main(_):
         sys.exit(f"Interrupted: go on with --resume --run_dir {folder}")
     log = read_log(folder / "log.csv")
     print_table(log)
-    save_figure(log, folder / "run.png")
+    report.plot_history(log).savefig(folder / "run.png", dpi=120)
     print(f"\nThe course of the training is drawn in {folder / 'run.png'}.")
     if FLAGS.export_dir:
         keras_smkd.export(model, FLAGS.export_dir)

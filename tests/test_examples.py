@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import inspect
 import json
 import os
 import pathlib
@@ -16,6 +17,8 @@ import pytest
 from absl.testing import flagsaver
 from thrift import with_torch
 
+import keras_smkd
+from keras_smkd import methods
 from keras_smkd import noise
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -25,8 +28,6 @@ SMALL = [
     "--train_size=128",
     "--test_size=128",
     f"--epochs={EPOCHS}",
-    "--method=smkd_p",
-    "--target=proselflc",
 ]
 
 
@@ -111,6 +112,25 @@ def test_cifar_without_data_says_what_to_do(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_cifar_lists_every_method_with_its_docstring_or_a_reason(cifar, capsys):
+    cifar.FLAGS(["cifar.py", "--list_methods"])
+    assert cifar.main([]) is None  # And so it exits with 0.
+    lines = capsys.readouterr().out.splitlines()
+    there, absent = lines.index("Offered:"), lines.index("Not offered:")
+    offered = dict(line.split(maxsplit=1) for line in lines[there + 1 : absent])
+    left_out = dict(line.split(maxsplit=1) for line in lines[absent + 1 :])
+    baselines = {"independent", "smkd"}
+    assert len(lines) == 2 + len(methods.__all__) + len(baselines)
+    assert offered.keys() & left_out.keys() == set()
+    assert {*offered, *left_out} - baselines == set(methods.__all__)
+    assert list(offered) == sorted(offered)
+    for name in offered.keys() - baselines:
+        documented = inspect.getdoc(getattr(methods, name)).splitlines()[0]
+        assert offered[name] == documented
+    assert set(cifar.FLAGS["method"].parser.enum_values) == offered.keys()
+    assert cifar.FLAGS["method"].default == "posterior_smkd"
+
+
 @pytest.fixture
 def cifar(monkeypatch):
     """The example as a module, whose functions can be called."""
@@ -173,6 +193,89 @@ def test_cifar_aligns_human_labels_by_the_index(cifar, tmp_path):
     np.testing.assert_array_equal(labels.clean_labels, np.arange(400) % 10)
 
 
+def train(cifar, folder, method, epochs=1):
+    """Train on 64 images, by the flags; return the model and its log."""
+    cifar.FLAGS(["cifar.py", f"--method={method}", f"--epochs={epochs}"])
+    generator = np.random.default_rng(0)
+    images = generator.random((64, 32, 32, 3), dtype=np.float32)
+    clean = np.arange(64, dtype=np.int32) % 10
+    noisy = np.where(np.arange(64) < 16, (clean + 1) % 10, clean)
+    folder.mkdir(exist_ok=True)
+    model = cifar.train(folder, images, noisy, clean, (images[:8], clean[:8]))
+    return model, cifar.read_log(folder / "log.csv")
+
+
+@with_torch
+def test_cifar_trains_one_network_by_a_loss(cifar, tmp_path, capsys):
+    model, log = train(cifar, tmp_path, "gce")
+    assert model.loss.q == 0.7
+    assert model.num_peers == 1
+    cifar.print_table(log)
+    header, row = capsys.readouterr().out.splitlines()[-2:]
+    titles = ["method", "ensemble", "peer", "0", "memorised", "seconds"]
+    assert header.split() == titles
+    last = f"{100 * log['val_accuracy'][0]:.1f}"
+    assert row.split()[:2] == ["gce", last]
+
+
+@with_torch
+def test_cifar_tells_the_share_of_wrong_labels(cifar, tmp_path):
+    model, log = train(cifar, tmp_path, "co_teaching")
+    assert model.gate.rate(1.0) == 0.25  # 16 of 64.
+    assert log["dropped_labels"] == [0.25]
+
+
+@with_torch
+def test_cifar_fits_the_mixtures_of_divide_mix(cifar, tmp_path):
+    model, log = train(cifar, tmp_path, "divide_mix")
+    assert isinstance(model.loss, keras_smkd.losses.JointOptimization)
+    posterior = keras.ops.convert_to_numpy(model.target.posterior)
+    assert posterior.shape == (64, 2)
+    assert posterior.std() > 0.1
+    assert 0 <= log["corrected_labels"][0] <= 1
+
+
+@with_torch
+def test_cifar_has_the_layers_that_feature_fusion_taps(cifar, tmp_path):
+    model, log = train(cifar, tmp_path, "ffl")
+    assert model.learner_names == ["peer_0", "peer_1", "head"]
+    assert model.head.tap == "features"
+    assert 0 <= log["val_head_accuracy"][0] <= 1
+
+
+@with_torch
+def test_cifar_goes_on_with_a_teacher_that_was_interrupted(
+    cifar, tmp_path, monkeypatch, capsys
+):
+    whole, log = train(cifar, tmp_path / "whole", "distillation", epochs=2)
+    said = re.findall(r"^(.*) \d/2", capsys.readouterr().out, re.MULTILINE)
+    assert said == 2 * ["teacher epoch"] + 2 * ["epoch"]
+    assert len(cifar.read_log(tmp_path / "whole/teacher_log.csv")["loss"]) == 2
+    save, logger = cifar.SaveEpoch.on_epoch_end, keras.callbacks.CSVLogger
+    loggers = []
+
+    def log_to(*arguments, **kwargs):
+        loggers.append(logger(*arguments, **kwargs))
+        return loggers[-1]
+
+    def stop(self, epoch, logs=None):
+        save(self, epoch, logs)
+        raise KeyboardInterrupt
+
+    # In its first epoch, after its last one, and in the student's first.
+    monkeypatch.setattr(keras.callbacks, "CSVLogger", log_to)
+    monkeypatch.setattr(cifar.SaveEpoch, "on_epoch_end", stop)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            train(cifar, tmp_path / "cut", "distillation", epochs=2)
+        loggers[-1].on_train_end()  # As the end of a process closes it.
+    monkeypatch.setattr(cifar.SaveEpoch, "on_epoch_end", save)
+    cut, log_of_cut = train(cifar, tmp_path / "cut", "distillation", epochs=2)
+    assert {**log_of_cut, "seconds": 0} == {**log, "seconds": 0}
+    for own, other in zip(cut.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
 @pytest.fixture(scope="module")
 def data_dir(shared_dir):
     folder = shared_dir / "data" / "tfds"
@@ -194,7 +297,7 @@ def whole_run(data_dir, tmp_path_factory):
 def test_cifar_logs_draws_and_prints_the_run(whole_run):
     done, run_dir = whole_run
     assert "128 images of cifar10" in done.stdout
-    (row,) = [x for x in done.stdout.splitlines() if x.startswith("smkd_p")]
+    (row,) = [x for x in done.stdout.splitlines() if x.startswith("posterior")]
     assert row.count("(") == 3
     assert {path.name for path in run_dir.iterdir()} == {
         "log.csv",
@@ -211,7 +314,7 @@ def test_cifar_logs_draws_and_prints_the_run(whole_run):
     assert len(labels) == 50_000
     log = rows(run_dir)
     assert [line["epoch"] for line in log] == ["0", "1", "2"]
-    for name in ("val_peer_1_accuracy", "memorization", "selection_rate"):
+    for name in ("val_peer_1_accuracy", "memorization", "corrected_labels"):
         assert 0 <= float(log[-1][name]) <= 1
 
 
