@@ -149,7 +149,7 @@ def define_flags(options: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "what",
         "all",
-        "all, peers, ensemble, or one such as peer_0.",
+        "all, peers, ensemble, or one by its name, such as peer_0.",
         flag_values=options,
     )
 

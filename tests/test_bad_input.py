@@ -53,8 +53,8 @@ def images():
 @pytest.mark.parametrize(
     ("peers", "error", "message"),
     [
-        (one_peer, ValueError, "`peers` must hold two models or more.*1 in"),
-        (list, ValueError, "`peers` must hold two models or more.*0 in"),
+        (one_peer, ValueError, "`peers` must hold two models or more.*1 of"),
+        (list, ValueError, "`peers` must hold two models or more.*0 of"),
         (the_same_twice, ValueError, "`peers` must be different models"),
         (
             lambda: [linear(classes=4), linear(classes=5)],

@@ -27,7 +27,7 @@ def chosen_artefacts(
     Args:
         what: `"all"`, `"peers"`, `"ensemble"`, `"averaged"`, `"best_peer"`,
             `"head"` if there is one, or the name of one peer.
-        peer_names: The peers' names: `peer_0`, `peer_1`, ...
+        peer_names: The peers' names, such as `peer_0`, `peer_1`, ...
         metrics: What `evaluate` measured; for `"best_peer"` only.
         has_head: Whether the model has a head, for which all peers are
             needed.
@@ -80,7 +80,7 @@ def best_peer(
             )
     raise ValueError(
         f"{asked} Received: metrics with the names {sorted(metrics)}. "
-        "To choose by something else, name the peer: what='peer_0'."
+        f"To choose by something else, name the peer: what={peer_names[0]!r}."
     )
 
 

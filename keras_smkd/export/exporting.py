@@ -62,7 +62,8 @@ def export(
         path: Folder to make. It appears whole or not at all.
         what: `"all"` for `peer_0/`, `peer_1/`, ..., `head/` if there is one
             and `ensemble/`; `"peers"`, `"head"` or `"ensemble"` for a part of
-            these; `"peer_0"` and so on for one peer; `"best_peer"` for the
+            these; `"peer_0"` and so on, or the name that it was given, for
+            one peer; `"best_peer"` for the
             peer that is most accurate by `metrics`; `"averaged"` for the
             ensemble of the peers' averaged weights.
         format: One of the above.

@@ -1,6 +1,5 @@
 """Systems that correct each label from what the network itself says."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,6 +8,7 @@ from keras_smkd import _checks
 from keras_smkd import knowledge as knowledge_room
 from keras_smkd import targets
 from keras_smkd.model import PeerLearning
+from keras_smkd.model.peers import Peers
 
 
 def label_smoothing(
@@ -102,7 +102,7 @@ def proselflc(
 
 
 def posterior_smkd(
-    peers: Sequence[keras.Model],
+    peers: Peers,
     num_examples: int,
     class_prior: Any = None,
     knowledge: Any = None,

@@ -1,7 +1,6 @@
 """Systems that choose the examples whose labels teach."""
 
 from collections.abc import Callable
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,12 +11,13 @@ from keras_smkd._labels import class_ids
 from keras_smkd.methods.cross_validation import CrossValidation
 from keras_smkd.methods.cross_validation import iterative_cross_validation
 from keras_smkd.model import PeerLearning
+from keras_smkd.model.peers import Peers
 
 RAMP = 10 / 200
 
 
 def co_teaching(
-    peers: Sequence[keras.Model],
+    peers: Peers,
     noise_rate: float,
     ramp: float = RAMP,
     **kwargs: Any,
@@ -58,7 +58,7 @@ def co_teaching(
 
 
 def co_teaching_plus(
-    peers: Sequence[keras.Model],
+    peers: Peers,
     noise_rate: float,
     ramp: float = RAMP,
     start: float = 20 / 200,
@@ -193,7 +193,7 @@ def incv(
     return model, found
 
 
-def _check_several(peers: Sequence[keras.Model]) -> None:
+def _check_several(peers: Peers) -> None:
     if len(peers) < 2:
         raise ValueError(
             "`peers` must be two models or more, which choose for each other. "

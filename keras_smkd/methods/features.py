@@ -14,6 +14,7 @@ from keras_smkd.knowledge import Teacher
 from keras_smkd.methods.stages import CROSS_ENTROPY
 from keras_smkd.methods.stages import trained
 from keras_smkd.model import PeerLearning
+from keras_smkd.model.peers import Peers
 
 
 def fitnets(
@@ -107,7 +108,7 @@ def fitnets(
 
 
 def afd(
-    peers: Sequence[keras.Model],
+    peers: Peers,
     tap: str | Sequence[str],
     temperature: float = 3.0,
     filters: int | None = None,

@@ -1,9 +1,6 @@
 """Peers that teach each other while they learn."""
 
-from collections.abc import Sequence
 from typing import Any
-
-import keras
 
 from keras_smkd import _checks
 from keras_smkd import features
@@ -12,6 +9,7 @@ from keras_smkd import schedules
 from keras_smkd.divergences import KullbackLeibler
 from keras_smkd.model import PeerLearning
 from keras_smkd.model import SelectiveMutualDistillation
+from keras_smkd.model.peers import Peers
 from keras_smkd.selection import ConfidentKnowledge
 
 # The ramp of FFL and PCL: over the first 80 of 300 epochs.
@@ -25,7 +23,7 @@ ENSEMBLES: dict[str, Any] = {
 }
 
 
-def dml(peers: Sequence[keras.Model], **kwargs: Any) -> PeerLearning:
+def dml(peers: Peers, **kwargs: Any) -> PeerLearning:
     """Return deep mutual learning: each peer learns all that others say.
 
     `L_i = l(label, p_i) + 1/(N-1) * sum_{j != i} KL(p_j || p_i)`
@@ -57,7 +55,7 @@ def dml(peers: Sequence[keras.Model], **kwargs: Any) -> PeerLearning:
 
 
 def smkd_static(
-    peers: Sequence[keras.Model], threshold: float = 0.5, **kwargs: Any
+    peers: Peers, threshold: float = 0.5, **kwargs: Any
 ) -> SelectiveMutualDistillation:
     """Return SMKD-S in the paper's plain form: a static threshold, no gate.
 
@@ -90,7 +88,7 @@ def smkd_static(
 
 
 def smkd_progressive(
-    peers: Sequence[keras.Model],
+    peers: Peers,
     scale: float = 0.5,
     sharpness: float = -8.0,
     midpoint: float = 0.5,
@@ -127,7 +125,7 @@ def smkd_progressive(
 
 
 def kdcl(
-    peers: Sequence[keras.Model],
+    peers: Peers,
     ensemble: str = "min_logit",
     temperature: float = 2.0,
     weight: float = 1.0,
@@ -176,7 +174,7 @@ def kdcl(
 
 
 def pcl(
-    peers: Sequence[keras.Model],
+    peers: Peers,
     tap: str,
     momentum: float = 0.999,
     temperature: float = 3.0,
@@ -224,7 +222,7 @@ def pcl(
 
 
 def ffl(
-    peers: Sequence[keras.Model],
+    peers: Peers,
     tap: str,
     temperature: float = 3.0,
     weight: Any = _RAMP,
@@ -266,7 +264,7 @@ def ffl(
 
 
 def mc_dropout(
-    peers: Sequence[keras.Model],
+    peers: Peers,
     passes: int = 8,
     measure: str = "mutual_information",
     threshold: float = 0.5,

@@ -1,6 +1,5 @@
 """Networks that do not believe every label."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,6 +9,7 @@ from keras_smkd import divergences
 from keras_smkd import knowledge
 from keras_smkd import targets
 from keras_smkd.model import PeerLearning
+from keras_smkd.model.peers import Peers
 
 
 def m_correction(
@@ -109,7 +109,7 @@ def early_learning(
 
 
 def divide_mix(
-    peers: Sequence[keras.Model],
+    peers: Peers,
     num_examples: int,
     temperature: float = 0.5,
     threshold: float = 0.5,

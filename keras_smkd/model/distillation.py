@@ -1,7 +1,6 @@
 """The model of the paper: peers, confident knowledge, and its defaults."""
 
 from collections.abc import Callable
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,6 +8,7 @@ import keras
 from keras_smkd import _checks
 from keras_smkd.divergences import KullbackLeibler
 from keras_smkd.model.learning import PeerLearning
+from keras_smkd.model.peers import Peers
 
 
 @keras.saving.register_keras_serializable(package="keras_smkd")
@@ -35,7 +35,8 @@ class SelectiveMutualDistillation(PeerLearning):
 
     Args:
         peers: Two or more `keras.Model`s, alike or not, each from the same
-            inputs to one output of shape `(batch, classes)`.
+            inputs to one output of shape `(batch, classes)`: a list, or a
+            dictionary by names.
         from_logits: Whether the peers put out logits; `False` means
             probabilities. Must agree with the compiled loss.
         target: Label correction, such as `keras_smkd.targets.ProSelfLC()`,
@@ -64,8 +65,8 @@ class SelectiveMutualDistillation(PeerLearning):
     Raises:
         TypeError: if a peer is not a `keras.Model`, or a part not callable.
         ValueError: if there are fewer than two peers, one appears twice, or
-            their inputs or numbers of classes differ; if there is a gate and
-            everything is selected.
+            their inputs or numbers of classes differ; if a peer's name is not
+            free; if there is a gate and everything is selected.
 
     Example:
 
@@ -91,7 +92,7 @@ class SelectiveMutualDistillation(PeerLearning):
 
     def __init__(
         self,
-        peers: Sequence[keras.Model],
+        peers: Peers,
         from_logits: bool = True,
         target: Any = None,
         selection: Any = "entropy",

@@ -2,7 +2,6 @@
 
 import types
 from collections.abc import Callable
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -28,6 +27,7 @@ from keras_smkd.model import forward
 from keras_smkd.model import labels as labels_module
 from keras_smkd.model import objective
 from keras_smkd.model import peer_model
+from keras_smkd.model import peers as peers_module
 from keras_smkd.model import reduction
 from keras_smkd.model.logs import Logs
 
@@ -63,7 +63,9 @@ class PeerLearning(peer_model.PeerModel):
 
     Args:
         peers: One or more `keras.Model`s, alike or not, each from the same
-            inputs to one output of shape `(batch, classes)`.
+            inputs to one output of shape `(batch, classes)`: a list, or a
+            dictionary by names of letters, digits, `_` and `-`, which then
+            stand in place of `peer_0`, `peer_1`, ... everywhere.
         from_logits: Whether the peers (and the head) put out logits; `False`
             means probabilities. Must agree with the compiled loss.
         knowledge: Part of `keras_smkd.knowledge`, its name or `None`.
@@ -109,8 +111,9 @@ class PeerLearning(peer_model.PeerModel):
     Raises:
         TypeError: if a peer is not a `keras.Model`, or a part not callable.
         ValueError: if there is no peer, one appears twice, or their inputs or
-            numbers of classes differ; if a name of a part is not known, a
-            part is given that nothing would ask, or nothing teaches.
+            numbers of classes differ; if a peer's name is not free, a part's
+            not known, a part is given that nothing would ask, or nothing
+            teaches.
 
     Example:
 
@@ -140,7 +143,7 @@ class PeerLearning(peer_model.PeerModel):
 
     def __init__(
         self,
-        peers: Sequence[keras.Model],
+        peers: peers_module.Peers,
         from_logits: bool = True,
         knowledge: Any = None,
         selection: Any = None,
@@ -364,20 +367,14 @@ class PeerLearning(peer_model.PeerModel):
         total = self.supervised_weight * supervised
         terms = {"supervised_loss": supervised}
         if self.knowledge is not None:
-            divergence = objective.term(
-                "divergence", self.divergence, batch, batch.logits.shape[:2]
-            )
-            factor = getattr(self.divergence, "factor", 1.0)
-            distillation = factor * ops.sum(divergence, axis=1)
+            distillation = objective.distillation_values(batch, self.divergence)
             weight = self.distillation_weight
             if callable(weight):
                 weight = ops.cast(weight(batch.progress), distillation.dtype)
             total = total + weight * distillation
             terms["distillation_loss"] = distillation
         if self.feature_loss is not None:
-            of_features = objective.term(
-                "feature_loss", self.feature_loss, batch, batch.logits.shape[:1]
-            )
+            of_features = objective.feature_values(batch, self.feature_loss)
             total = total + of_features
             terms["feature_loss"] = of_features
         loss = reduction.batch_mean(total, sample_weight)
@@ -434,7 +431,9 @@ class PeerLearning(peer_model.PeerModel):
             **super().get_config(),
             **files.format_config(),
             **serialized_arguments(self, without=("peers", "total_steps")),
-            "peers": [serialize(peer) for peer in self.peers],
+            "peers": serialize(
+                peers_module.as_given(self.peer_names, self.peers)
+            ),
             "total_steps": self.given_total_steps,
         }
 

@@ -186,6 +186,23 @@ def term(name: str, part: Any, batch: Batch, shape: Any) -> Any:
     return ops.cast(value, batch.logits.dtype)
 
 
+def distillation_values(batch: Batch, divergence: Any) -> Any:
+    """Return the sum of the learners' divergences, with its factor, `(batch,)`.
+
+    Args:
+        batch: With knowledge.
+        divergence: The part that compares.
+    """
+    values = term("divergence", divergence, batch, batch.logits.shape[:2])
+    factor = getattr(divergence, "factor", 1.0)
+    return factor * ops.sum(values, axis=1)
+
+
+def feature_values(batch: Batch, feature_loss: Any) -> Any:
+    """Return what the feature loss gives, `(batch,)`."""
+    return term("feature_loss", feature_loss, batch, batch.logits.shape[:1])
+
+
 def corrected(
     batch: Batch, labels: Any, target: Any
 ) -> tuple[list[Any], Batch]:

@@ -5,7 +5,6 @@ import functools
 import inspect
 from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -40,7 +39,7 @@ class PeerModel(keras.Model):
 
     def __init__(
         self,
-        peers: Sequence[keras.Model],
+        peers: peers_module.Peers,
         from_logits: bool,
         head: Any,
         parts: dict[str, Any],
@@ -53,7 +52,9 @@ class PeerModel(keras.Model):
         _checks.boolean("from_logits", from_logits)
         super().__init__(**kwargs)
         self.from_logits = from_logits
-        self.peers = list(peers)
+        # In outputs, logs and exports.
+        self.peer_names = peers_module.names_of(peers)
+        self.peers = peers_module.models_of(peers)
         self.head = head
         self.clock = Clock(total_steps, threshold)
         self.given_total_steps = total_steps
@@ -88,14 +89,9 @@ class PeerModel(keras.Model):
         return len(self.peers)
 
     @property
-    def peer_names(self) -> list[str]:
-        """The names of the peers in outputs, logs and exports."""
-        return [f"peer_{i}" for i in range(self.num_peers)]
-
-    @property
-    def learner_names(self) -> list[str]:
+    def learner_names(self) -> tuple[str, ...]:
         """The names of the peers, and of the head if there is one."""
-        return self.peer_names + ([] if self.head is None else ["head"])
+        return self.peer_names + (() if self.head is None else ("head",))
 
     @property
     def taps(self) -> tuple[forward.Tap, ...]:
@@ -109,11 +105,12 @@ class PeerModel(keras.Model):
         for peer in self.peers:
             if not peer.built:
                 peer.build_from_config({"input_shape": input_shape})
-        self.num_classes = peers_module.known_num_classes(self.peers)
+        peers = peers_module.as_given(self.peer_names, self.peers)
+        self.num_classes = peers_module.known_num_classes(peers)
         if not self._is_prepared:
-            peers_module.check_unshared(self.peers)
+            peers_module.check_unshared(peers)
             if self.from_logits:
-                peers_module.warn_of_softmax(self.peers)
+                peers_module.warn_of_softmax(peers)
             recorders = forward.recorders(self.peers, self.taps)
             self._recorders = lambda: recorders
             parts = {**self.parts(), "head": self.head}
@@ -222,11 +219,12 @@ class PeerModel(keras.Model):
             output: `"ensemble"` for the mean of the peers' probabilities,
                 `"all"` for each peer's own (and the head's), `"averaged"` for
                 the mean over the peers' averaged weights, or the name of one
-                learner, such as `"peer_0"` or `"head"`.
+                learner, such as `"peer_0"` (or the name that it was given)
+                or `"head"`.
 
         Returns:
             `(examples, classes)`; for `"all"` a dictionary of these with the
-            keys `"peer_0"`, `"peer_1"`, ...
+            learners' names as keys: `"peer_0"`, `"peer_1"`, ...
         """
         known = ("ensemble", "all", "averaged", *self.learner_names)
         _checks.one_of("output", output, known)

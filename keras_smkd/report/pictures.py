@@ -5,6 +5,7 @@ no window opens, and pyplot's own figures stay as they are.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,8 @@ def plot_history(history: Any) -> Any:
     Args:
         history: What `fit` returned, or its `history`: from the name of each
             log to its values, one an epoch. `val_...` joins the panel of the
-            same name, and the peers' own metrics theirs.
+            same name, and the peers' own metrics theirs; of peers that have
+            names, if it is what `fit` returned.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -211,9 +213,10 @@ def plot_history(history: Any) -> Any:
         )
     if not logs:
         raise ValueError("`history` must have a log. Received: none.")
+    learners = getattr(getattr(history, "model", None), "learner_names", ())
     panels: dict[str, list[str]] = {}
     for name in logs:
-        panels.setdefault(_quantity(name), []).append(name)
+        panels.setdefault(_quantity(name, learners), []).append(name)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = _figure("plot_history", 4.0 * columns, 2.6 * rows)
@@ -231,9 +234,13 @@ def plot_history(history: Any) -> Any:
     return figure
 
 
-def _quantity(name: str) -> str:
+def _quantity(name: str, learners: Sequence[str]) -> str:
     """Return a log's name without `val_`, and without whose it is."""
     name = name.removeprefix("val_")
+    # The longest first: a name may begin as another does.
+    for learner in sorted(learners, key=len, reverse=True):
+        if name.startswith(f"{learner}_"):
+            return name[len(learner) + 1 :]
     head, _, rest = name.partition("_")
     number, _, metric = rest.partition("_")
     if head == "peer" and number.isdigit() and metric:
