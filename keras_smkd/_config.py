@@ -1,6 +1,8 @@
 """Configuration of a part, from the arguments that made it."""
 
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 from typing import TypeVar
 
@@ -180,6 +182,25 @@ def argument_names(kind: type) -> list[str]:
         if parameter.kind
         not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
+
+
+def arguments_of(
+    method: Callable[..., Any], *args: Any, **kwargs: Any
+) -> dict[str, Any]:
+    """Return what a method's call would give it, by its arguments' names.
+
+    Args:
+        method: A method of a class, unbound.
+        *args, **kwargs: Of the call, with the object that is left out.
+    """
+    given = _signature(method).bind(*args, **kwargs).arguments
+    given.pop("self")
+    more = given.pop("kwargs", {})
+    return {**given, **more}
+
+
+# Kept, since a training of a user's own calls methods once a batch.
+_signature = functools.cache(inspect.signature)
 
 
 def serialized_arguments(made: Any, without: Any = ()) -> dict[str, Any]:

@@ -95,7 +95,8 @@ class PeerLearning(peer_model.PeerModel):
     Calling the model gives `{"peer_0": outputs, "peer_1": ...}`, and `"head"`
     if there is one. `predict` gives the ensemble's probabilities.
 
-    Logs of `fit` and `evaluate`, each the mean over the epoch:
+    Logs of `fit` and `evaluate`, each the mean over the epoch (all in the
+    history; `loss` and the ensemble's metrics are printed):
 
     | name | value |
     |---|---|
@@ -203,7 +204,6 @@ class PeerLearning(peer_model.PeerModel):
         # Where a loss with a trainable transition matrix puts its weight.
         self.transition_slack = losses.TransitionSlack()
         self._loss_values: Any = None
-        self._logs: Any = None
         if all(peer.built for peer in self.peers):
             self.build(None)
         self.check_thresholds(*forward.values_of(threshold))

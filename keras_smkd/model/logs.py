@@ -132,6 +132,8 @@ class Logs:
         self.metrics: list[Any] = [*_views(self.parts, names, self.parts.mean)]
         # For each output, pairs (metric, whether it is weighted).
         self.by_output: list[list[tuple[Any, bool]]] = []
+        # What a line of progress has no room for.
+        self.details = set(names)
         for position, output_name in enumerate(output_names):
             prefix = f"{output_name}_" if position else ""
             group = []
@@ -139,6 +141,8 @@ class Logs:
                 reported = [prefix + name for name in one.names]
                 for name in reported:
                     _check_name(name, owners, one)
+                if position:
+                    self.details.update(reported)
                 metric = one.make(reported[0]) if position else one.metric
                 group.append((metric, one.weighted))
                 self.metrics += one.reports(metric, reported)

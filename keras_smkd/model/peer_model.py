@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import inspect
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
@@ -12,17 +11,16 @@ from keras import ops
 
 from keras_smkd import _checks
 from keras_smkd import functional
+from keras_smkd._config import arguments_of
 from keras_smkd._frozen import in_whole_file
 from keras_smkd.model import backends
 from keras_smkd.model import files
 from keras_smkd.model import forward
 from keras_smkd.model import labels as labels_module
 from keras_smkd.model import peers as peers_module
+from keras_smkd.model import progress
 from keras_smkd.model import resuming
 from keras_smkd.model.clock import Clock
-
-FIT_SIGNATURE = inspect.signature(keras.Model.fit)
-TRAIN_SIGNATURE = inspect.signature(keras.Model.train_on_batch)
 
 
 class PeerModel(keras.Model):
@@ -58,8 +56,9 @@ class PeerModel(keras.Model):
         self.head = head
         self.clock = Clock(total_steps, threshold)
         self.given_total_steps = total_steps
-        # Known once the model is built; nothing is checked before.
+        # Known once the model is built and compiled; nothing is checked before.
         self.num_classes: Any = None
+        self._logs: Any = None
         # Where in a training by `fit` it stands; unknown before the first.
         self.place: files.Place | None = None
         self._was_loaded = False
@@ -154,8 +153,8 @@ class PeerModel(keras.Model):
 
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        given = FIT_SIGNATURE.bind(self, *args, **kwargs).arguments
-        given.pop("self")
+        given = arguments_of(keras.Model.fit, self, *args, **kwargs)
+        progress.add_line(self, given)
         backends.check_undivided(self, given.get("x"))
         given["validation_data"] = labels_module.checked_validation(
             given.get("validation_data"), self.num_classes
@@ -164,7 +163,7 @@ class PeerModel(keras.Model):
             self._training(given, self.needs_index),
             resuming.counted_callbacks(
                 self,
-                given.pop("callbacks", None),
+                given.pop("callbacks"),
                 given.get("initial_epoch", 0),
                 given.get("x"),
             ) as callbacks,
@@ -196,8 +195,10 @@ class PeerModel(keras.Model):
         self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         y = self._labels(y)
+        given = arguments_of(keras.Model.evaluate, self, x, y, *args, **kwargs)
+        progress.add_line(self, given)
         try:
-            return super().evaluate(x, y, *args, **kwargs)
+            return super().evaluate(**given)
         finally:
             backends.put_weights_back(self)
 
@@ -264,8 +265,8 @@ class PeerModel(keras.Model):
     def train_on_batch(
         self, x: Any, y: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        given = TRAIN_SIGNATURE.bind(self, x, y, *args, **kwargs).arguments
-        given.pop("self")
+        method = keras.Model.train_on_batch
+        given = arguments_of(method, self, x, y, *args, **kwargs)
         with self._training(given):
             self.settle_step()
             return super().train_on_batch(**given)
