@@ -20,6 +20,7 @@ from keras_smkd.model import labels as labels_module
 from keras_smkd.model import peers as peers_module
 from keras_smkd.model import progress
 from keras_smkd.model import resuming
+from keras_smkd.model import summary
 from keras_smkd.model.clock import Clock
 
 
@@ -361,6 +362,8 @@ class PeerModel(keras.Model):
         """Return whether weights were loaded since this was last asked."""
         was_loaded, self._was_loaded = self._was_loaded, False
         return was_loaded
+
+    summary = summary.summary
 
     # Files.
 
