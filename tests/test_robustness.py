@@ -581,6 +581,16 @@ def test_the_gaps_at_defaults_are_those_of_the_kept_lines(module):
     ][:1]
     assert f"| {gap:.0f} |" in row
     assert f"| {own:.1f} ± " in row
+    # Student's t for five seeds, from a table.
+    error = np.std(values["pair:0.4", "posterior"], ddof=1) / 5**0.5
+    assert f"| {2.776 * error:.1f} | {gap:.0f} |" in row
+    # The figure's mark is the same, and its bar.
+    marks = gaps.draw(found).axes[0].containers[0]
+    line, (lower, upper), _ = marks
+    np.testing.assert_allclose(line.get_ydata()[2], gap, rtol=1e-6)
+    for cap, sign in ((lower, -1), (upper, 1)):
+        expected = gap + sign * 2.776445 * error * 100 / (clean - noisy)
+        np.testing.assert_allclose(cap.get_ydata()[2], expected, rtol=1e-4)
 
 
 @pytest.mark.skipif(

@@ -1,24 +1,42 @@
 """Prints what methods recover at their defaults, from lines of `run.py`.
 
     python benchmarks/robustness/gaps.py benchmarks/robustness/results/defaults
+    python benchmarks/robustness/gaps.py --figure gaps.png FOLDER
 
 Rows of untuned runs: test accuracy in % of a peer after the last epoch, mean
 and standard deviation over the seeds, in brackets the mean of the best epoch
-(which the test labels choose). The gap is
+(which the test labels choose), then half of the mean's 95 % confidence interval
+by Student's t. The gap is
 `(method - cross entropy) / (cross entropy on clean labels - cross entropy)`, of
 the means. `p` is that of a paired t-test, seed by seed, against `smkd_default`.
+
+The figure has the gaps of balanced data, with intervals of the same kind: of
+the method's own accuracy, while those of cross entropy are taken as they are.
 """
 
 import collections
 import pathlib
 import statistics
 
+import matplotlib
 import records
 import tables
 from absl import app
+from absl import flags
 from scipy import stats
 
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+flags.DEFINE_string("figure", None, "File to draw the gaps to.")
 AGAINST = "smkd_default"
+# What is drawn, and what it is called there.
+DRAWN = {
+    "posterior": "posterior labels",
+    "smkd_default": "SMKD-P, gate",
+    "svc_pruned": "support vectors, pruned",
+    "knn_pruned": "10 neighbours, pruned",
+}
 NOISES = ("symmetric:0.4", "asymmetric:0.4", "pair:0.4", "instance:0.4")
 
 
@@ -35,6 +53,13 @@ def by_seed(found):
 
 def mean(runs):
     return statistics.fmean(tables.last(r, "test_peer") for r in runs.values())
+
+
+def half_interval(runs):
+    """Return half of the 95 % confidence interval of the mean, in %."""
+    values = [tables.last(r, "test_peer") for r in runs.values()]
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return float(stats.t.ppf(0.975, len(values) - 1)) * error
 
 
 def p_value(runs, others):
@@ -78,12 +103,13 @@ def rows_of(rows):
                 f"{100 * rate:.1f}",
                 str(len(runs)),
                 f"{spread} ({best:.1f})",
+                f"{half_interval(runs):.1f}" if len(runs) > 1 else "",
                 gap,
                 p_value(runs, rows.get((noise, AGAINST), {})),
             )
         if len(gaps) == len(NOISES):
             mean_gap = f"{statistics.fmean(gaps):.1f}"
-            yield (method, "mean of the four", "", "", "", mean_gap, "")
+            yield (method, "mean of the four", *[""] * 4, mean_gap, "")
 
 
 def table(found):
@@ -92,16 +118,69 @@ def table(found):
     for (dataset, imbalance), rows in sorted(by_seed(found).items()):
         lines += [f"## {dataset}, imbalance {imbalance}", ""]
         lines += tables.header(
-            "method", "noise", "wrong %", "seeds", "last (best)", "gap %", "p"
+            "method",
+            "noise",
+            "wrong %",
+            "seeds",
+            "last (best)",
+            "± 95 %",
+            "gap %",
+            "p",
         )
         lines += [tables.row(*cells) for cells in rows_of(rows)]
         lines += [""]
     return lines
 
 
+def draw(found):
+    """Return a figure of the gaps: a panel a data set, a mark a method."""
+    groups = {
+        dataset: rows
+        for (dataset, imbalance), rows in sorted(by_seed(found).items())
+        if imbalance == "none"
+    }
+    figure, axes = plt.subplots(
+        1, len(groups), figsize=(10, 3.6), sharey=True, squeeze=False
+    )
+    for axis, (dataset, rows) in zip(axes[0], groups.items(), strict=True):
+        clean = mean(rows["none", tables.CEILING])
+        for number, (method, title) in enumerate(DRAWN.items()):
+            points = []
+            for place, noise in enumerate(NOISES):
+                runs = rows[noise, method]
+                noisy = mean(rows[noise, tables.CEILING])
+                share = 100 / (clean - noisy)
+                points.append(
+                    (
+                        place + 0.15 * (number - 1.5),
+                        share * (mean(runs) - noisy),
+                        share * half_interval(runs),
+                    )
+                )
+            places, gaps, intervals = zip(*points, strict=True)
+            axis.errorbar(
+                places, gaps, intervals, fmt="o", capsize=3, label=title
+            )
+        axis.axhline(0.0, color="black", linewidth=0.8)
+        axis.axhline(100.0, color="black", linewidth=0.8)
+        axis.set_xticks(
+            range(len(NOISES)), [n.partition(":")[0] for n in NOISES]
+        )
+        axis.set_title(dataset)
+        axis.set_ylim(-60, 120)
+    axes[0, 0].set_ylabel("share of the gap recovered, %")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(DRAWN))
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    return figure
+
+
 def main(argv):
     folder = pathlib.Path(argv[1])
     found = records.read(records.files(folder))
+    if flags.FLAGS.figure:
+        draw(found).savefig(flags.FLAGS.figure, dpi=80)
+        return
     print("\n".join(table(found)).rstrip())
 
 
