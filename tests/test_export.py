@@ -265,6 +265,30 @@ def test_card_and_labels_say_what_was_exported(saved_models, trained):
     }
 
 
+def test_a_normalisation_of_given_numbers_is_exported(trained, tmp_path):
+    """It makes tensors when it is built, not weights."""
+    format = NATIVE[0]
+    needs(format)
+    # To raw / 255, within rounding.
+    normalisation = keras.layers.Normalization(
+        mean=[0.0] * 6, variance=[255.0**2] * 6
+    )
+    keras_smkd.export(
+        trained.model,
+        tmp_path / "serving",
+        what="ensemble",
+        format=format,
+        preprocessing=normalisation,
+    )
+    batch = {"inputs": trained.raw[:9].astype("float32")}
+    (output,) = matrix().run_artefact(
+        format, tmp_path / "serving" / "ensemble", [batch]
+    )
+    np.testing.assert_allclose(
+        output, trained.expected["ensemble"][:9], rtol=0, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize("format", OTHERS)
 def test_other_formats_agree_with_predict(format, trained, tmp_path):
     needs(format)

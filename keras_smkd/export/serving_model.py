@@ -65,8 +65,13 @@ class ServingModel(keras.Model):
             self.built = True
             return
         try:
-            # Builds the preprocessing, and checks that all fits.
-            self(keras.tree.map_structure(_symbolic, serving_inputs))
+            # Builds the preprocessing, and checks that all fits. By itself
+            # first: within a call of this model TensorFlow builds in a graph,
+            # where tensors made by `build` (`Normalization`'s) would stay.
+            inputs = keras.tree.map_structure(_symbolic, serving_inputs)
+            if preprocessing is not None:
+                preprocessing(inputs, training=False)
+            self(inputs)
         except Exception as error:
             if preprocessing is None:
                 raise
