@@ -238,7 +238,7 @@ def test_cifar_fits_the_mixtures_of_divide_mix(cifar, tmp_path):
 @with_torch
 def test_cifar_has_the_layers_that_feature_fusion_taps(cifar, tmp_path):
     model, log = train(cifar, tmp_path, "ffl")
-    assert model.learner_names == ["peer_0", "peer_1", "head"]
+    assert model.learner_names == ("peer_0", "peer_1", "head")
     assert model.head.tap == "features"
     assert 0 <= log["val_head_accuracy"][0] <= 1
 
