@@ -137,7 +137,9 @@ def argument_names(value):
         parameter.name
         for parameter in parameters
         if parameter.name != "self"
-        and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        # Python 3.11.2 shows those of Keras's `__new__` for some classes.
+        and parameter.kind
+        not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
 
 
