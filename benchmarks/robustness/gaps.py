@@ -1,6 +1,7 @@
 """Prints what methods recover at their defaults, from lines of `run.py`.
 
     python benchmarks/robustness/gaps.py benchmarks/robustness/results/defaults
+    python benchmarks/robustness/gaps.py --against posterior FOLDER
     python benchmarks/robustness/gaps.py --figure gaps.png FOLDER
 
 Rows of untuned runs: test accuracy in % of a peer after the last epoch, mean
@@ -8,7 +9,8 @@ and standard deviation over the seeds, in brackets the mean of the best epoch
 (which the test labels choose), then half of the mean's 95 % confidence interval
 by Student's t. The gap is
 `(method - cross entropy) / (cross entropy on clean labels - cross entropy)`, of
-the means. `p` is that of a paired t-test, seed by seed, against `smkd_default`.
+the means. `p` is that of a paired t-test, seed by seed, against `smkd_default`
+or the method of `--against`.
 
 The figure has the gaps of balanced data, with intervals of the same kind: of
 the method's own accuracy, while those of cross entropy are taken as they are.
@@ -28,8 +30,8 @@ from scipy import stats
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+flags.DEFINE_string("against", "smkd_default", "What p compares with.")
 flags.DEFINE_string("figure", None, "File to draw the gaps to.")
-AGAINST = "smkd_default"
 # What is drawn, and what it is called there.
 DRAWN = {
     "posterior": "posterior labels",
@@ -74,7 +76,7 @@ def p_value(runs, others):
     return f"{stats.ttest_rel(*values).pvalue:.3f}"
 
 
-def rows_of(rows):
+def rows_of(rows, against):
     """Yield the cells of the table of one data set."""
     clean = mean(rows["none", tables.CEILING])
     methods = list(dict.fromkeys(method for _, method in rows))
@@ -105,14 +107,14 @@ def rows_of(rows):
                 f"{spread} ({best:.1f})",
                 f"{half_interval(runs):.1f}" if len(runs) > 1 else "",
                 gap,
-                p_value(runs, rows.get((noise, AGAINST), {})),
+                p_value(runs, rows.get((noise, against), {})),
             )
         if len(gaps) == len(NOISES):
             mean_gap = f"{statistics.fmean(gaps):.1f}"
             yield (method, "mean of the four", *[""] * 4, mean_gap, "")
 
 
-def table(found):
+def table(found, against="smkd_default"):
     """Return the lines of all tables."""
     lines = []
     for (dataset, imbalance), rows in sorted(by_seed(found).items()):
@@ -127,7 +129,7 @@ def table(found):
             "gap %",
             "p",
         )
-        lines += [tables.row(*cells) for cells in rows_of(rows)]
+        lines += [tables.row(*cells) for cells in rows_of(rows, against)]
         lines += [""]
     return lines
 
@@ -181,7 +183,7 @@ def main(argv):
     if flags.FLAGS.figure:
         draw(found).savefig(flags.FLAGS.figure, dpi=80)
         return
-    print("\n".join(table(found)).rstrip())
+    print("\n".join(table(found, flags.FLAGS.against)).rstrip())
 
 
 if __name__ == "__main__":

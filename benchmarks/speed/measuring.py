@@ -11,6 +11,7 @@ import os
 import pathlib
 import platform
 import statistics
+import time
 
 PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy")
 
@@ -27,6 +28,21 @@ def time_in_rounds(parts, rounds):
         for name in reversed(parts) if i % 2 else parts:
             seconds[name].append(parts[name]())
     return seconds
+
+
+def epoch_timer(model, x, y, batch_size):
+    """Return a function that trains for one epoch and returns its seconds.
+
+    One epoch, which compiles, is over.
+    """
+
+    def epoch():
+        start = time.perf_counter()
+        model.fit(x, y, batch_size=batch_size, verbose=0)
+        return time.perf_counter() - start
+
+    epoch()
+    return epoch
 
 
 def ratio(seconds, other_seconds):

@@ -22,7 +22,6 @@ the memory are to be read.
 
 import os
 import statistics
-import time
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -77,15 +76,7 @@ SYSTEMS = {
 def epochs_of(make, network, data):
     """Return a model, and a function that trains it for one epoch."""
     model = compiled(make([network(), network()]))
-    x, y = data
-
-    def epoch():
-        start = time.perf_counter()
-        model.fit(x, y, batch_size=BATCH, verbose=0)
-        return time.perf_counter() - start
-
-    epoch()
-    return model, epoch
+    return model, measuring.epoch_timer(model, *data, BATCH)
 
 
 def remembered(model):

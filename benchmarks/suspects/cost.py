@@ -52,15 +52,7 @@ def epochs_of(network, data, observer=None):
         [network(), network()], observer=observer
     )
     compiled(model)
-    x, y = data
-
-    def epoch():
-        start = time.perf_counter()
-        model.fit(x, y, batch_size=BATCH, verbose=0)
-        return time.perf_counter() - start
-
-    epoch()
-    return model, epoch
+    return model, measuring.epoch_timer(model, *data, BATCH)
 
 
 def cost_of_report(model, data):

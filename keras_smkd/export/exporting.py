@@ -63,9 +63,9 @@ def export(
         what: `"all"` for `peer_0/`, `peer_1/`, ..., `head/` if there is one
             and `ensemble/`; `"peers"`, `"head"` or `"ensemble"` for a part of
             these; `"peer_0"` and so on, or the name that it was given, for
-            one peer; `"best_peer"` for the
-            peer that is most accurate by `metrics`; `"averaged"` for the
-            ensemble of the peers' averaged weights.
+            one peer; `"best_peer"` for the peer that is most accurate by
+            `metrics`; `"averaged"` for the ensemble of the peers' averaged
+            weights.
         format: One of the above.
         preprocessing: Layer or model from the raw inputs to what the peers
             take, in the artefact once. A model with an input decides what is

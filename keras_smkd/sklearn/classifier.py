@@ -70,8 +70,8 @@ class SelectiveMutualClassifier(ClassifierMixin, BaseEstimator):
             logits, such as
             `keras_smkd.losses.GeneralizedCrossEntropy(from_logits=True)`.
         method: `(peers, num_examples) -> keras_smkd.PeerLearning`, called once
-            for each `fit`: a new model, not compiled, made of the peers and
-            the number of training examples. For example
+            for each `fit`: a new model, not compiled, made of the peers, the
+            number of training examples and new parts. For example
             `lambda peers, num_examples: SelectiveMutualDistillation(peers)`,
             SMKD with its gate, or `functools.partial(methods.posterior_smkd,
             class_prior=prior)`. To be pickled, it must be a function of a
