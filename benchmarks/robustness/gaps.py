@@ -1,7 +1,7 @@
 """Prints what methods recover at their defaults, from lines of `run.py`.
 
     python benchmarks/robustness/gaps.py benchmarks/robustness/results/defaults
-    python benchmarks/robustness/gaps.py --against posterior FOLDER
+    python benchmarks/robustness/gaps.py --compared_with posterior FOLDER
     python benchmarks/robustness/gaps.py --figure gaps.png FOLDER
 
 Rows of untuned runs: test accuracy in % of a peer after the last epoch, mean
@@ -10,7 +10,7 @@ and standard deviation over the seeds, in brackets the mean of the best epoch
 by Student's t. The gap is
 `(method - cross entropy) / (cross entropy on clean labels - cross entropy)`, of
 the means. `p` is that of a paired t-test, seed by seed, against `smkd_default`
-or the method of `--against`.
+or the method of `--compared_with`.
 
 The figure has the gaps of balanced data, with intervals of the same kind: of
 the method's own accuracy, while those of cross entropy are taken as they are.
@@ -30,7 +30,7 @@ from scipy import stats
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-flags.DEFINE_string("against", "smkd_default", "What p compares with.")
+flags.DEFINE_string("compared_with", "smkd_default", "What p is against.")
 flags.DEFINE_string("figure", None, "File to draw the gaps to.")
 # What is drawn, and what it is called there.
 DRAWN = {
@@ -183,7 +183,7 @@ def main(argv):
     if flags.FLAGS.figure:
         draw(found).savefig(flags.FLAGS.figure, dpi=80)
         return
-    print("\n".join(table(found, flags.FLAGS.against)).rstrip())
+    print("\n".join(table(found, flags.FLAGS.compared_with)).rstrip())
 
 
 if __name__ == "__main__":
