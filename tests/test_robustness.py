@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -105,6 +106,8 @@ def test_split_fills_whole_batches_and_keeps_the_rest(module):
     assert sorted([*train, *held]) == list(range(200))
     np.testing.assert_array_equal(train, split(200, 32, 0)[0])
     assert np.any(train != split(200, 32, 1)[0])
+    # Where nothing is chosen, what fills no batch is all that is held back.
+    assert [len(part) for part in split(200, 32, 0, 0.0)] == [192, 8]
     with pytest.raises(ValueError, match=r"`batch_size` must leave.*=64"):
         split(64, 64, 0)
 
@@ -202,6 +205,37 @@ def test_fashion_uses_its_test_file(module, tmp_path):
     assert (len(pool.images), len(pool.test_images)) == (30, 8)
 
 
+def write_cifar10(folder, count):
+    """Write files of so many examples; return their planes and labels."""
+    planes = np.random.default_rng(0).integers(0, 256, (6 * count, 3, 32, 32))
+    planes = planes.astype("uint8")
+    labels = (np.arange(6 * count) % 10).astype("uint8")
+    rows = np.concatenate([labels[:, None], planes.reshape(-1, 3072)], axis=1)
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
+    for part, name in zip(np.split(rows, 6), names, strict=True):
+        part.tofile(folder / name)
+    return planes, labels
+
+
+def test_binary_files_of_cifar10_are_read_in_their_order(module, tmp_path):
+    pools = module("pools")
+    planes, labels = write_cifar10(tmp_path, 2)
+    places = pools.Places(cifar_dir=str(tmp_path))
+    pool = pools.load_pool("cifar10", 0, 0, places)
+    np.testing.assert_array_equal(pool.labels, labels[:10])
+    np.testing.assert_array_equal(pool.index, range(10))
+    for channel in range(3):
+        np.testing.assert_array_equal(
+            pool.images[..., channel], planes[:10, channel]
+        )
+        np.testing.assert_array_equal(
+            pool.test_images[..., channel], planes[10:, channel]
+        )
+    (tmp_path / "cut").write_bytes(b"\0" * 3074)
+    with pytest.raises(ValueError, match=r"`path` must be .*3074 bytes"):
+        pools.read_cifar10([tmp_path / "cut"])
+
+
 def test_human_labels_are_aligned_by_the_index(module, tmp_path):
     data, pools = module("data"), module("pools")
     clean = np.arange(40) % 10
@@ -273,16 +307,24 @@ def test_every_method_makes_a_model_that_compiles(module):
         (knobs,) = draw(module, name, 1)
         peers = [
             networks.make_network("mlp_2", (3,), 10)
-            for _ in range(1 if method.is_single else 2)
+            for _ in range(1 if method.is_single else method.num_peers or 2)
         ]
         model = method.make_model(peers, knobs, np.arange(4))
         averages = method.optimizer(knobs)
         assert bool(averages) == (name.endswith("ema") and not method.make)
         model.compile(keras.optimizers.SGD(**averages), method.loss(knobs))
-        kinds = {type(call).__name__ for call in method.make_callbacks(knobs)}
+        split = types.SimpleNamespace(
+            inputs=np.zeros((6, 3)), noisy_labels=np.arange(4)
+        )
+        acting = method.make_callbacks(knobs, split, 60)
+        kinds = {type(call).__name__ for call in acting}
         assert ("SwapEMAWeights" in kinds) == bool(averages)
-        has_threshold = not (method.is_single or name.startswith("posterior"))
-        assert len(kinds - {"SwapEMAWeights"}) == has_threshold
+        assert ("FitMixture" in kinds) == (name == "divide_mix")
+        if name == "divide_mix":
+            assert acting[0].start_epoch == 2  # 10 of 300.
+            assert len(acting[0].x) == 4
+        is_smkd = isinstance(model, keras_smkd.SelectiveMutualDistillation)
+        assert len(kinds - {"SwapEMAWeights", "FitMixture"}) == is_smkd
         if "distillation_weight" in knobs:
             weight = model.distillation_weight
             if "warm_up" in knobs:
@@ -576,7 +618,9 @@ def test_the_gaps_at_defaults_are_those_of_the_kept_lines(module):
     gap = 100 * (own - noisy) / (clean - noisy)
     (row,) = [
         line
-        for line in text.partition("imbalance none")[2].splitlines()
+        for line in text.partition("digits (all examples), imbalance none")[
+            2
+        ].splitlines()
         if line.startswith("| posterior | pair:0.4 |")
     ][:1]
     assert f"| {gap:.0f} |" in row
@@ -631,6 +675,51 @@ def test_runs_can_be_made_again_from_their_configuration(averaged):
     assert first["ece_peer"] == second["ece_peer"]
 
 
+class Cut(Exception):
+    """Stands for the end of a process."""
+
+
+@pytest.mark.parametrize("method", ["cross_entropy", "posterior"])
+def test_a_run_goes_on_from_where_it_was_cut_short(
+    module, tmp_path, monkeypatch, method
+):
+    training = module("training")
+    write_cifar10(tmp_path, 16)
+    places = module("pools").Places(cifar_dir=str(tmp_path))
+    config = {
+        **TINY,
+        "dataset": "cifar10",
+        "examples": 0,
+        "test_examples": 0,
+        "net": "conv_2",
+        "policy": "mixed_bfloat16",
+        "augment": "flip_crop",
+        "epochs": 4,
+        "measure_every": 2,
+        "method": method,
+        "knobs": {"learning_rate": 0.05},
+    }
+    whole = training.execute(config, places)["epochs"]
+    end = training.Measurements.on_epoch_end
+    done = []
+
+    def cut_before_the_last_backup(self, epoch, logs=None):
+        end(self, epoch, logs)
+        done.append(epoch)
+        if done == [0, 1, 2, 3]:
+            raise Cut
+
+    monkeypatch.setattr(
+        training.Measurements, "on_epoch_end", cut_before_the_last_backup
+    )
+    with pytest.raises(Cut):
+        training.execute(config, places, tmp_path / "backups")
+    resumed = training.execute(config, places, tmp_path / "backups")
+    assert done == [0, 1, 2, 3, 3]
+    assert resumed["epochs"] == whole
+    assert whole["epoch"] == [2, 4]
+
+
 def test_averaged_weights_are_what_is_measured(averaged):
     epochs = averaged[0]["epochs"]
     assert epochs["loss"][1] < epochs["loss"][0]
@@ -663,6 +752,23 @@ def test_runs_are_tuned_and_reported(module, tmp_path):
     assert "Every method was tuned by 2 trials." in text
     accuracy = f"{100 * last['epochs']['test_peer'][-1]:.1f}"
     assert f"| cross_entropy | 1 | 2, 2 | {accuracy} | {accuracy} |" in text
+
+
+def test_the_flags_for_a_gpu_are_five_runs(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            FOLDER / "run.py",
+            f"--flagfile={FOLDER / 'gpu.flags'}",
+            f"--out={tmp_path}",
+            "--list",
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "tune: 5 runs, 5 left to run here.\n"
 
 
 # Every system at its defaults.

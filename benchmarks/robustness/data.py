@@ -187,14 +187,17 @@ def imbalanced(labels: Any, text: str, num_classes: int, seed: int) -> Any:
 
 
 def split_positions(
-    num_examples: int, batch_size: int, seed: int
+    num_examples: int,
+    batch_size: int,
+    seed: int,
+    fraction: float = VALIDATION_FRACTION,
 ) -> tuple[Any, Any]:
     """Return the positions to train on and those to validate with.
 
-    About 15 % are for validation: whatever fills no batch of training goes
-    there, so that all batches have one size and compile once.
+    At least that fraction is for validation: whatever fills no batch of
+    training goes there, so that all batches have one size and compile once.
     """
-    batches = int(num_examples * (1.0 - VALIDATION_FRACTION)) // batch_size
+    batches = int(num_examples * (1.0 - fraction)) // batch_size
     if batches == 0:
         raise ValueError(
             "`batch_size` must leave a whole batch to train on. Received: "
@@ -225,7 +228,12 @@ def load(config: dict[str, Any], places: pools.Places) -> Split:
         index=pool.index[kept],
     )
     labels = make_labels(dataset, pool, config["noise"], seed, places)
-    train, held = split_positions(len(pool.labels), config["batch_size"], seed)
+    train, held = split_positions(
+        len(pool.labels),
+        config["batch_size"],
+        seed,
+        config.get("validation_fraction", VALIDATION_FRACTION),
+    )
     parts = (pool.images[train], pool.images[held], pool.test_images)
     return Split(
         inputs=np.concatenate(parts).astype("float32") / pool.largest,

@@ -12,8 +12,9 @@ by Student's t. The gap is
 the means. `p` is that of a paired t-test, seed by seed, against `smkd_default`
 or the method of `--compared_with`.
 
-The figure has the gaps of balanced data, with intervals of the same kind: of
-the method's own accuracy, while those of cross entropy are taken as they are.
+The figure has the gaps of balanced data with all four kinds of noise, with
+intervals of the same kind: of the method's own accuracy, while those of cross
+entropy are taken as they are.
 """
 
 import collections
@@ -42,14 +43,21 @@ DRAWN = {
 NOISES = ("symmetric:0.4", "asymmetric:0.4", "pair:0.4", "instance:0.4")
 
 
+def group_of(config):
+    """Return what the runs of a table have in common, in words."""
+    name, examples = config["dataset"], config["examples"]
+    count = f"{examples} examples" if examples else "all examples"
+    imbalance = config.get("imbalance", "none")
+    return f"{name} ({count}), imbalance {imbalance}"
+
+
 def by_seed(found):
-    """Return `{(data set, imbalance): {(noise, method): {seed: record}}}`."""
+    """Return `{group: {(noise, method): {seed: record}}}`."""
     groups = collections.defaultdict(lambda: collections.defaultdict(dict))
     for record in found:
         config = record["config"]
-        group = (config["dataset"], config.get("imbalance", "none"))
         row = (config["noise"], config["method"])
-        groups[group][row][config["seed"]] = record
+        groups[group_of(config)][row][config["seed"]] = record
     return groups
 
 
@@ -79,10 +87,11 @@ def p_value(runs, others):
 def rows_of(rows, against):
     """Yield the cells of the table of one data set."""
     clean = mean(rows["none", tables.CEILING])
-    methods = list(dict.fromkeys(method for _, method in rows))
+    methods = dict.fromkeys(method for _, method in rows)
+    others = {noise for noise, _ in rows} - {*NOISES, "none"}
     for method in methods:
-        gaps = []
-        for noise in (*NOISES, "none"):
+        gaps = {}
+        for noise in (*NOISES, *sorted(others), "none"):
             runs = rows.get((noise, method))
             if not runs:
                 continue
@@ -90,8 +99,8 @@ def rows_of(rows, against):
             gap = ""
             if noise != "none":
                 noisy = mean(rows[noise, tables.CEILING])
-                gaps.append(100 * (own - noisy) / (clean - noisy))
-                gap = f"{gaps[-1]:.0f}"
+                gaps[noise] = 100 * (own - noisy) / (clean - noisy)
+                gap = f"{gaps[noise]:.0f}"
             best = statistics.fmean(
                 tables.best(r, "test_peer") for r in runs.values()
             )
@@ -109,16 +118,17 @@ def rows_of(rows, against):
                 gap,
                 p_value(runs, rows.get((noise, against), {})),
             )
-        if len(gaps) == len(NOISES):
-            mean_gap = f"{statistics.fmean(gaps):.1f}"
+        if gaps.keys() >= set(NOISES):
+            four = statistics.fmean(gaps[noise] for noise in NOISES)
+            mean_gap = f"{four:.1f}"
             yield (method, "mean of the four", *[""] * 4, mean_gap, "")
 
 
 def table(found, against="smkd_default"):
     """Return the lines of all tables."""
     lines = []
-    for (dataset, imbalance), rows in sorted(by_seed(found).items()):
-        lines += [f"## {dataset}, imbalance {imbalance}", ""]
+    for group, rows in sorted(by_seed(found).items()):
+        lines += [f"## {group}", ""]
         lines += tables.header(
             "method",
             "noise",
@@ -137,16 +147,23 @@ def table(found, against="smkd_default"):
 def draw(found):
     """Return a figure of the gaps: a panel a data set, a mark a method."""
     groups = {
-        dataset: rows
-        for (dataset, imbalance), rows in sorted(by_seed(found).items())
-        if imbalance == "none"
+        group.removesuffix(", imbalance none"): rows
+        for group, rows in sorted(by_seed(found).items())
+        if group.endswith("none")
+        and all((noise, tables.CEILING) in rows for noise in NOISES)
     }
     figure, axes = plt.subplots(
-        1, len(groups), figsize=(10, 3.6), sharey=True, squeeze=False
+        1,
+        len(groups),
+        figsize=(2 + 4 * len(groups), 3.6),
+        sharey=True,
+        squeeze=False,
     )
-    for axis, (dataset, rows) in zip(axes[0], groups.items(), strict=True):
+    for axis, (group, rows) in zip(axes[0], groups.items(), strict=True):
         clean = mean(rows["none", tables.CEILING])
         for number, (method, title) in enumerate(DRAWN.items()):
+            if (NOISES[0], method) not in rows:
+                continue
             points = []
             for place, noise in enumerate(NOISES):
                 runs = rows[noise, method]
@@ -161,14 +178,20 @@ def draw(found):
                 )
             places, gaps, intervals = zip(*points, strict=True)
             axis.errorbar(
-                places, gaps, intervals, fmt="o", capsize=3, label=title
+                places,
+                gaps,
+                intervals,
+                fmt="o",
+                capsize=3,
+                color=f"C{number}",
+                label=title,
             )
         axis.axhline(0.0, color="black", linewidth=0.8)
         axis.axhline(100.0, color="black", linewidth=0.8)
         axis.set_xticks(
             range(len(NOISES)), [n.partition(":")[0] for n in NOISES]
         )
-        axis.set_title(dataset)
+        axis.set_title(group)
         axis.set_ylim(-60, 120)
     axes[0, 0].set_ylabel("share of the gap recovered, %")
     handles, labels = axes[0, 0].get_legend_handles_labels()

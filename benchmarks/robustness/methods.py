@@ -117,10 +117,54 @@ def _posterior_with_prior(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
     )
 
 
+def _posterior_of_few(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
+    count = len(clean_labels)
+    return keras_smkd.methods.posterior_smkd(
+        peers,
+        count,
+        knowledge=knowledge.PastPredictions(
+            count, 0.9, routes="others", top=3, dtype="float16"
+        ),
+    )
+
+
 def _posterior_of_weights(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
     return keras_smkd.methods.posterior_smkd(
         peers, len(clean_labels), knowledge=knowledge.AveragedPeers()
     )
+
+
+def _dml(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
+    return keras_smkd.methods.dml(peers)
+
+
+def _early_learning(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
+    return keras_smkd.methods.early_learning(peers[0], len(clean_labels))
+
+
+def _divide_mix(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
+    return keras_smkd.methods.divide_mix(peers, len(clean_labels))
+
+
+def _balanced_cross_entropy(knobs: Knobs) -> Any:
+    return losses.JointOptimization(alpha=1.0, beta=0.0, from_logits=True)
+
+
+def _fit_mixture(split: Any, epochs: int) -> list[Any]:
+    labels = split.noisy_labels
+    return [
+        callbacks.FitMixture(
+            split.inputs[: len(labels)],
+            labels,
+            # The authors' 10 of 300.
+            start_epoch=max(1, round(epochs / 30)),
+            kind="gaussian",
+        )
+    ]
+
+
+def _no_callbacks(split: Any, epochs: int) -> list[Any]:
+    return []
 
 
 def _no_threshold(knobs: Knobs) -> Any:
@@ -174,6 +218,9 @@ class Method:
             training examples to the model, for one that is not of the
             paper's kind; `arguments`, `target` and `is_oracle` are not asked
             then.
+        callbacks: From the split and the number of epochs to what else acts
+            while it trains.
+        num_peers: How many networks it has, where flags do not say.
     """
 
     about: str
@@ -187,6 +234,8 @@ class Method:
     is_oracle: bool = False
     shares_nothing: bool = False
     make: Callable[[Knobs, Any, Any], Any] | None = None
+    callbacks: Callable[[Any, int], list[Any]] = _no_callbacks
+    num_peers: int | None = None
 
     def make_model(
         self, peers: list[keras.Model], knobs: Knobs, clean_labels: Any
@@ -209,10 +258,14 @@ class Method:
             arguments["selection"] = OracleSelection(clean_labels)
         return keras_smkd.SelectiveMutualDistillation(peers, **arguments)
 
-    def make_callbacks(self, knobs: Knobs) -> list[Any]:
+    def make_callbacks(
+        self, knobs: Knobs, split: Any, epochs: int
+    ) -> list[Any]:
         """Return what acts while it trains."""
         threshold = None if self.is_single else self.threshold(knobs)
-        found = [] if threshold is None else [threshold]
+        found = self.callbacks(split, epochs)
+        if threshold is not None:
+            found.append(threshold)
         if self.optimizer(knobs).get("use_ema"):
             found.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
         return found
@@ -434,5 +487,28 @@ METHODS = {
         "posterior labels, of averaged weights",
         make=_posterior_of_weights,
         threshold=_no_threshold,
+    ),
+    "posterior_top": Method(
+        "posterior labels, of the three most probable classes remembered",
+        make=_posterior_of_few,
+        threshold=_no_threshold,
+    ),
+    "dml": Method(
+        "deep mutual learning, all defaults",
+        make=_dml,
+        threshold=_no_threshold,
+    ),
+    "early_learning": Method(
+        "one model, early-learning regularisation, all defaults",
+        make=_early_learning,
+        threshold=_no_threshold,
+        num_peers=1,
+    ),
+    "divide_mix": Method(
+        "DivideMix's labels, all defaults",
+        make=_divide_mix,
+        loss=_balanced_cross_entropy,
+        threshold=_no_threshold,
+        callbacks=_fit_mixture,
     ),
 }

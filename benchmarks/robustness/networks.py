@@ -57,7 +57,8 @@ def make_network(
             "resnet18. "
             f"Received: net={name!r}."
         )
-    return keras.Model(inputs, layers.Dense(num_classes)(x))
+    # The softmax is taken in float32, whatever the policy.
+    return keras.Model(inputs, layers.Dense(num_classes, dtype="float32")(x))
 
 
 def _residual_stages(x, filters, stages, blocks):

@@ -21,11 +21,14 @@ class Places:
         data_dir: Folder of data sets prepared by TensorFlow Datasets.
         human_labels: CIFAR-10N's labels, an `.npz` file.
         fashion_dir: Folder of Fashion-MNIST's idx files.
+        cifar_dir: Folder of CIFAR-10's binary files; by default TensorFlow
+            Datasets reads it.
     """
 
     data_dir: str | None = None
     human_labels: str | None = None
     fashion_dir: str | None = None
+    cifar_dir: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,8 +198,35 @@ def read_idx(folder: pathlib.Path, name: str) -> Any:
     return np.frombuffer(content, "uint8", offset=start).reshape(shape)
 
 
+def read_cifar10(paths: list[pathlib.Path]) -> tuple[Any, Any]:
+    """Return images and labels of files of CIFAR-10's binary version.
+
+    Each example is a byte of its label, then the rows of its red pixels, of
+    the green ones and of the blue ones.
+    """
+    parts = []
+    for path in paths:
+        content = np.fromfile(path, "uint8")
+        if not content.size or content.size % 3073:
+            raise ValueError(
+                "`path` must be a file of CIFAR-10's binary version, of 3073 "
+                f"bytes an example. Received: path={str(path)!r}, "
+                f"{content.size} bytes."
+            )
+        parts.append(content.reshape(-1, 3073))
+    examples = np.concatenate(parts)
+    images = examples[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), examples[:, 0]
+
+
 @functools.lru_cache(maxsize=1)
 def _cifar10(places: Places) -> Pool:
+    if places.cifar_dir is not None:
+        folder = pathlib.Path(places.cifar_dir).expanduser()
+        batches = [folder / f"data_batch_{i}.bin" for i in range(1, 6)]
+        images, labels = read_cifar10(batches)
+        test = read_cifar10([folder / "test_batch.bin"])
+        return Pool(images, labels, np.arange(len(labels)), *test, 255.0)
     # TFDS keeps CIFAR-10 shuffled: its first examples are a random part.
     train, test = (
         keras_smkd.data.load_tfds("cifar10", name, places.data_dir)

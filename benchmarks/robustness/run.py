@@ -85,6 +85,7 @@ flags.DEFINE_string("out", "runs", "Folder of the lines, runs*.jsonl.")
 flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data sets.")
 flags.DEFINE_string("human_labels", None, "CIFAR-10N's labels, an .npz file.")
 flags.DEFINE_string("fashion_dir", None, "Folder of Fashion-MNIST's idx files.")
+flags.DEFINE_string("cifar_dir", None, "Folder of CIFAR-10's binary files.")
 # What is compared.
 flags.DEFINE_list("methods", [], "Methods; by default all of them.")
 flags.DEFINE_list("noises", [], "Such as pair:0.4,human:worst; default: all.")
@@ -110,11 +111,22 @@ flags.DEFINE_integer("measure_every", None, "Epochs between measurements.", 1)
 flags.DEFINE_string(
     "imbalance", "none", "none, or such as half:0.3 or long_tailed:10."
 )
+flags.DEFINE_float(
+    "validation_fraction",
+    data.VALIDATION_FRACTION,
+    "Of the examples; 0 where nothing is chosen.",
+    0.0,
+    0.9,
+)
+flags.DEFINE_string("policy", "float32", "Dtype policy, as mixed_bfloat16.")
 flags.DEFINE_bool("fresh_test", True, "Whether seeds draw the test examples.")
 # How it is run.
 flags.DEFINE_integer("workers", 1, "Processes.", 1)
 flags.DEFINE_string("shard", "0/1", "i/n: every n-th run, from the i-th.")
 flags.DEFINE_string("compile_cache", None, "Folder of JAX's compilations.")
+flags.DEFINE_string(
+    "backups", None, "Folder from which a run that was cut short goes on."
+)
 flags.DEFINE_string("again", None, "A line's config, as JSON: run only that.")
 flags.DEFINE_bool("list", False, "Count the runs that are left; run none.")
 
@@ -132,11 +144,15 @@ def common_config():
             "augment",
         )
     }
-    # Lines without them are of balanced data, and of one test set for all.
+    # Lines without them are of balanced data, and of one test set for all;
+    # without those further down, of the flags' defaults.
     if FLAGS.imbalance != "none":
         config["imbalance"] = FLAGS.imbalance
     if FLAGS.fresh_test:
         config["fresh_test"] = True
+    for name in ("validation_fraction", "policy"):
+        if getattr(FLAGS, name) != FLAGS[name].default:
+            config[name] = getattr(FLAGS, name)
     for name, value in DEFAULTS[FLAGS.dataset].items():
         given = getattr(FLAGS, name)
         config[name] = value if given is None else given
@@ -211,10 +227,10 @@ def settle(cache):
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def try_to_execute(config, places):
+def try_to_execute(config, places, backups):
     """Return the record of a run, or of its error."""
     try:
-        return training.execute(config, places)
+        return training.execute(config, places, backups)
     except Exception as error:
         traceback.print_exc()
         return {"config": config, "error": f"{type(error).__name__}: {error}"}
@@ -226,7 +242,10 @@ def execute_all(configs, places, path):
     with contextlib.ExitStack() as stack:
         if FLAGS.workers == 1:
             settle(FLAGS.compile_cache)
-            results = (try_to_execute(config, places) for config in configs)
+            results = (
+                try_to_execute(config, places, FLAGS.backups)
+                for config in configs
+            )
         else:
             pool = stack.enter_context(
                 concurrent.futures.ProcessPoolExecutor(
@@ -237,7 +256,10 @@ def execute_all(configs, places, path):
                     (FLAGS.compile_cache,),
                 )
             )
-            futures = [pool.submit(try_to_execute, c, places) for c in configs]
+            futures = [
+                pool.submit(try_to_execute, config, places, FLAGS.backups)
+                for config in configs
+            ]
             stack.callback(pool.shutdown, cancel_futures=True)
             results = (
                 future.result()
@@ -272,7 +294,9 @@ def describe(record):
 def main(_):
     folder = pathlib.Path(FLAGS.out)
     shard = [int(number) for number in FLAGS.shard.split("/")]
-    places = pools.Places(FLAGS.data_dir, FLAGS.human_labels, FLAGS.fashion_dir)
+    places = pools.Places(
+        FLAGS.data_dir, FLAGS.human_labels, FLAGS.fashion_dir, FLAGS.cifar_dir
+    )
     if FLAGS.again is not None:
         settle(FLAGS.compile_cache)
         config = json.loads(FLAGS.again)

@@ -1,7 +1,10 @@
 """One run: from a configuration to a record that tells all about it."""
 
+import hashlib
 import importlib.metadata
+import json
 import math
+import pathlib
 import time
 from typing import Any
 
@@ -11,6 +14,7 @@ import methods
 import networks
 import numpy as np
 import pools
+import records
 from keras import ops
 
 import keras_smkd
@@ -34,13 +38,21 @@ class Measurements(keras.callbacks.Callback):
         reader: From inputs to `(batch, peers, classes)` probabilities.
         split: `data.Split`.
         every: Epochs between measurements.
+        path: File that keeps them, for a run that goes on from a backup.
     """
 
-    def __init__(self, reader: keras.Model, split: Any, every: int) -> None:
+    def __init__(
+        self,
+        reader: keras.Model,
+        split: Any,
+        every: int,
+        path: pathlib.Path | None = None,
+    ) -> None:
         super().__init__()
         self.reader = reader
         self.split = split
         self.every = every
+        self.path = path
         self.epochs: dict[str, list[Any]] = {}
         self.seconds: list[float] = []
         # Probabilities of the test examples, when measured last.
@@ -50,7 +62,16 @@ class Measurements(keras.callbacks.Callback):
         self._chunks, self._count = equal_chunks(split.inputs, CHUNK)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if len(self.seconds) != epoch:
+            self._go_on_from(epoch)
         self._start = time.perf_counter()
+
+    def _go_on_from(self, epoch: int) -> None:
+        """Take what was measured up to an epoch that a backup restored."""
+        kept = json.loads(self.path.read_text()) if self.path else {}
+        self.seconds = kept["seconds"][:epoch]
+        count = sum(done <= epoch for done in kept["epochs"].get("epoch", []))
+        self.epochs = {k: v[:count] for k, v in kept["epochs"].items()}
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if (epoch + 1) % self.every == 0 or epoch + 1 == self.params["epochs"]:
@@ -62,6 +83,9 @@ class Measurements(keras.callbacks.Callback):
             for name, value in values.items():
                 self.epochs.setdefault(name, []).append(_plain(value))
         self.seconds.append(time.perf_counter() - self._start)
+        if self.path is not None:
+            kept = {"epochs": self.epochs, "seconds": self.seconds}
+            self.path.write_text(json.dumps(kept))
 
     def predict(self) -> list[Any]:
         """Return the probabilities of training, validation and test examples.
@@ -186,21 +210,26 @@ def make_optimizer(config: dict[str, Any], steps: int, extra: Any) -> Any:
     return keras.optimizers.Adam(rate, **extra)
 
 
-def execute(config: dict[str, Any], places: pools.Places) -> dict[str, Any]:
+def execute(
+    config: dict[str, Any], places: pools.Places, backups: str | None = None
+) -> dict[str, Any]:
     """Train as a configuration says; return the record of the run.
 
     Args:
         config: As `run.py` makes it; all that the run depends on.
         places: Where the data sets are.
+        backups: Folder to go on from, if the run was cut short, and to keep
+            what that takes. The seconds are of the epochs that were done.
     """
     split = data.load(config, places)
-    start, cpu_start = time.perf_counter(), time.process_time()
+    cpu_start = time.process_time()
     keras.utils.clear_session()
+    keras.config.set_dtype_policy(config.get("policy", "float32"))
     keras.utils.set_random_seed(config["seed"])
     method, knobs = methods.METHODS[config["method"]], config["knobs"]
     shape = split.inputs.shape[1:]
     names = config["net"].split("+")
-    num_peers = 1 if method.is_single else config["peers"]
+    num_peers = 1 if method.is_single else method.num_peers or config["peers"]
     peers = [
         networks.make_network(names[i % len(names)], shape, 10)
         for i in range(num_peers)
@@ -211,14 +240,37 @@ def execute(config: dict[str, Any], places: pools.Places) -> dict[str, Any]:
         make_optimizer(config, steps, method.optimizer(knobs)),
         method.loss(knobs),
     )
+    folder = None
+    if backups is not None:
+        key = records.key_of(config).encode()
+        folder = pathlib.Path(backups, hashlib.sha256(key).hexdigest()[:16])
+        folder.mkdir(parents=True, exist_ok=True)
     measurements = Measurements(
-        make_reader(peers), split, config["measure_every"]
+        make_reader(peers),
+        split,
+        config["measure_every"],
+        folder and folder / "measurements.json",
     )
+    acting = [
+        *method.make_callbacks(knobs, split, config["epochs"]),
+        measurements,
+    ]
+    if folder:
+        acting.append(keras.callbacks.BackupAndRestore(folder / "weights"))
+    examples = _training_data(config, split, method.is_single)
+    if method.is_single and folder and config["augment"] != "none":
+        # Our own models tell them by themselves.
+        tell = examples["x"].set_epoch
+        acting.append(
+            keras.callbacks.LambdaCallback(
+                on_epoch_begin=lambda epoch, logs: tell(epoch)
+            )
+        )
     model.fit(
-        **_training_data(config, split, method.is_single),
+        **examples,
         epochs=config["epochs"],
         verbose=0,
-        callbacks=[*method.make_callbacks(knobs), measurements],
+        callbacks=acting,
     )
     # Not predicted anew: after averaged weights have been swapped in, Keras
     # leaves a model on JAX that cannot.
@@ -247,7 +299,7 @@ def execute(config: dict[str, Any], places: pools.Places) -> dict[str, Any]:
                 ]
             )
         ),
-        "seconds": round(time.perf_counter() - start, 3),
+        "seconds": round(sum(measurements.seconds), 3),
         "cpu_seconds": round(time.process_time() - cpu_start, 3),
         "seconds_of_first_epoch": round(measurements.seconds[0], 3),
     }
