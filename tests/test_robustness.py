@@ -236,6 +236,44 @@ def test_binary_files_of_cifar10_are_read_in_their_order(module, tmp_path):
         pools.read_cifar10([tmp_path / "cut"])
 
 
+@pytest.mark.parametrize("num_classes", [20, 100])
+def test_pairs_of_digits_have_more_classes(module, num_classes):
+    data, pools = module("data"), module("pools")
+    pool = pools.load_pool(f"pairs{num_classes}", 0, 0, pools.Places())
+    assert pool.images.shape == (12_000, 128)
+    assert len(pool.test_images) == 3000
+    assert sorted(set(pool.labels)) == list(range(num_classes))
+    # Each half is a digit; what the class says of it is true.
+    digits = pools.load_pool("digits", 0, 500, pools.Places())
+    known = {
+        image.tobytes(): x
+        for image, x in zip(
+            np.concatenate([digits.images, digits.test_images]),
+            np.concatenate([digits.labels, digits.test_labels]),
+            strict=True,
+        )
+    }
+    seen = []
+    for images, labels in (
+        (pool.images, pool.labels),
+        (pool.test_images, pool.test_labels),
+    ):
+        halves = [images[:, :64], images[:, 64:]]
+        halves = [[row.tobytes() for row in half] for half in halves]
+        seen.append({*halves[0], *halves[1]})
+        first, second = ([known[x] for x in half] for half in halves)
+        for a, b, label in zip(first, second, labels, strict=True):
+            expected = 10 * a + b if num_classes == 100 else 2 * a + (b > 4)
+            assert label == expected
+    assert not seen[0] & seen[1]
+    config = {**TINY, "dataset": f"pairs{num_classes}", "examples": 2000}
+    split = data.load(config, pools.Places())
+    assert split.num_classes == num_classes
+    assert split.noisy_labels.max() == num_classes - 1
+    with pytest.raises(ValueError, match=r"`noise` must not be asymmetric"):
+        data.load({**config, "noise": "asymmetric:0.4"}, pools.Places())
+
+
 def test_human_labels_are_aligned_by_the_index(module, tmp_path):
     data, pools = module("data"), module("pools")
     clean = np.arange(40) % 10

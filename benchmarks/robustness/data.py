@@ -44,6 +44,7 @@ class Split:
         validation_labels: `(validation,)`, noisy.
         test_labels: `(test,)`, clean.
         recipe: How the noise was made.
+        num_classes: Number of classes.
     """
 
     inputs: Any
@@ -53,6 +54,7 @@ class Split:
     validation_labels: Any
     test_labels: Any
     recipe: dict[str, Any]
+    num_classes: int
 
 
 def parse_noise(text: str) -> tuple[str, Any]:
@@ -78,6 +80,11 @@ def transition_matrix(dataset: str, rate: float) -> Any:
     """Return the asymmetric matrix of a data set: half of the classes flip."""
     if dataset == "cifar10":
         return noise.asymmetric_cifar10(rate)
+    if dataset not in ASYMMETRIC_FLIPS:
+        raise ValueError(
+            "`noise` must not be asymmetric where it is not said which classes "
+            f"resemble each other. Received: dataset={dataset!r}."
+        )
     matrix = np.eye(10)
     for clean, noisy in ASYMMETRIC_FLIPS[dataset].items():
         matrix[clean, clean] = 1.0 - rate
@@ -98,9 +105,11 @@ def make_labels(
         places: Where human labels are.
     """
     kind, rate = parse_noise(text)
-    settings = {"num_classes": 10, "seed": seed}
+    settings = {"num_classes": pool.num_classes, "seed": seed}
     if kind == "none":
-        return noise.NoisyLabels(pool.labels, pool.labels, 10, {"kind": kind})
+        return noise.NoisyLabels(
+            pool.labels, pool.labels, pool.num_classes, {"kind": kind}
+        )
     if kind == "human":
         if dataset != "cifar10" or places.human_labels is None:
             raise ValueError(
@@ -220,7 +229,12 @@ def load(config: dict[str, Any], places: pools.Places) -> Split:
         places,
         seed if fresh else None,
     )
-    kept = imbalanced(pool.labels, config.get("imbalance", "none"), 10, seed)
+    kept = imbalanced(
+        pool.labels,
+        config.get("imbalance", "none"),
+        pool.num_classes,
+        seed,
+    )
     pool = dataclasses.replace(
         pool,
         images=pool.images[kept],
@@ -243,4 +257,5 @@ def load(config: dict[str, Any], places: pools.Places) -> Split:
         validation_labels=labels.noisy_labels[held].astype("int32"),
         test_labels=pool.test_labels.astype("int32"),
         recipe=labels.recipe,
+        num_classes=pool.num_classes,
     )

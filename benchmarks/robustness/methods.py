@@ -111,7 +111,8 @@ def _posterior(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
 
 
 def _posterior_with_prior(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
-    counts = np.maximum(np.bincount(clean_labels, minlength=10), 1)
+    classes = peers[0].output_shape[-1]
+    counts = np.maximum(np.bincount(clean_labels, minlength=classes), 1)
     return keras_smkd.methods.posterior_smkd(
         peers, len(clean_labels), class_prior=counts / counts.sum()
     )

@@ -42,6 +42,7 @@ class Pool:
         test_images: `(test examples, ...)`, raw numbers.
         test_labels: `(test examples,)`, clean.
         largest: The number that becomes 1 where images are scaled.
+        num_classes: Number of classes.
     """
 
     images: Any
@@ -50,6 +51,7 @@ class Pool:
     test_images: Any
     test_labels: Any
     largest: float
+    num_classes: int = 10
 
 
 @functools.lru_cache(maxsize=2)
@@ -63,7 +65,8 @@ def load_pool(
     """Return a data set's clean examples.
 
     Args:
-        dataset: `"digits"`, `"fashion"` or `"cifar10"`.
+        dataset: `"digits"`, `"fashion"`, `"cifar10"`, `"pairs20"` or
+            `"pairs100"`.
         examples: How many to use besides those of a test set that comes by
             itself; 0 for all.
         test_examples: How many to test on; 0 for all of a test set that comes
@@ -74,7 +77,7 @@ def load_pool(
     """
     if dataset not in _LOADERS:
         raise ValueError(
-            "`dataset` must be digits, fashion or cifar10. Received: "
+            f"`dataset` must be one of {', '.join(_LOADERS)}. Received: "
             f"dataset={dataset!r}."
         )
     everything = _LOADERS[dataset](places)
@@ -90,8 +93,13 @@ def load_pool(
         test_examples,
         None if seed is None else [seed, 1],
     )
-    return Pool(
-        images, labels, index, test_images, test_labels, everything.largest
+    return dataclasses.replace(
+        everything,
+        images=images,
+        labels=labels,
+        index=index,
+        test_images=test_images,
+        test_labels=test_labels,
     )
 
 
@@ -127,19 +135,48 @@ def _with_test_from(
         len(images)
     )
     test, rest = order[:test_examples], np.sort(order[test_examples:])
-    return Pool(
-        images[rest],
-        labels[rest],
-        index[rest],
-        images[test],
-        labels[test],
-        everything.largest,
+    return dataclasses.replace(
+        everything,
+        images=images[rest],
+        labels=labels[rest],
+        index=index[rest],
+        test_images=images[test],
+        test_labels=labels[test],
     )
 
 
 def _digits(places: Places) -> Pool:
     images, labels = sklearn_datasets.load_digits(return_X_y=True)
     return Pool(images, labels, np.arange(len(images)), None, None, 16.0)
+
+
+def _pairs(places: Places, num_classes: int) -> Pool:
+    """Return images of two digits side by side, for more classes than ten.
+
+    Drawn once and for all; no digit is in images of both kinds. A class is
+    both digits (100), or the first and whether the second is above four (20).
+    """
+    digits = _digits(places)
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(digits.labels))
+    parts = []
+    for own, count in ((order[:1300], 12_000), (order[1300:], 3000)):
+        first, second = rng.choice(own, (2, count))
+        images = np.concatenate(
+            [digits.images[first], digits.images[second]], axis=1
+        )
+        labels = 10 * digits.labels[first] + digits.labels[second]
+        parts += [images, labels // (100 // num_classes)]
+    images, labels, test_images, test_labels = parts
+    return Pool(
+        images,
+        labels,
+        np.arange(len(labels)),
+        test_images,
+        test_labels,
+        16.0,
+        num_classes,
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -242,4 +279,10 @@ def _cifar10(places: Places) -> Pool:
     )
 
 
-_LOADERS = {"digits": _digits, "fashion": _fashion, "cifar10": _cifar10}
+_LOADERS = {
+    "digits": _digits,
+    "fashion": _fashion,
+    "cifar10": _cifar10,
+    "pairs20": lambda places: _pairs(places, 20),
+    "pairs100": lambda places: _pairs(places, 100),
+}

@@ -231,7 +231,7 @@ def execute(
     names = config["net"].split("+")
     num_peers = 1 if method.is_single else method.num_peers or config["peers"]
     peers = [
-        networks.make_network(names[i % len(names)], shape, 10)
+        networks.make_network(names[i % len(names)], shape, split.num_classes)
         for i in range(num_peers)
     ]
     model = method.make_model(peers, knobs, split.clean_labels)
