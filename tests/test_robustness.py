@@ -171,6 +171,21 @@ def test_asymmetric_noise_touches_half_of_the_classes(module, dataset):
     assert matrix.diagonal().mean() == pytest.approx(0.8)
 
 
+def test_clothing_noise_stays_among_what_resembles(module):
+    matrix = module("data").clothing_matrix(0.4)
+    noise.check_transition_matrix(matrix)
+    np.testing.assert_allclose(
+        matrix[0], [0.6, 0, 0.2 / 3, 0.2 / 3, 0.2 / 3, 0, 0.2, 0, 0, 0]
+    )
+    np.testing.assert_allclose(matrix[7], [0, 0, 0, 0, 0, 0.1, 0, 0.8, 0, 0.1])
+    np.testing.assert_allclose(matrix[8, 8], 0.95)
+    np.testing.assert_allclose(matrix[8, :8], 0.05 / 9)
+    with pytest.raises(ValueError, match=r"`noise` must not be clothing"):
+        module("data").load(
+            {**TINY, "noise": "clothing:0.4"}, module("pools").Places()
+        )
+
+
 def write_fashion(folder, name, count):
     write_idx(
         folder / f"{name}-images-idx3-ubyte",

@@ -28,7 +28,19 @@ HUMAN_LABELS = {
     "random2": "random_label2",
     "random3": "random_label3",
 }
-KINDS = ("none", "symmetric", "asymmetric", "pair", "instance", "human")
+# Clothes that are taken for each other in shops' texts: of the tops, the one
+# that each is taken for most often; the shoes; what is hardly mistaken.
+NEAREST_TOPS = {0: 6, 2: 4, 3: 4, 4: 2, 6: 0}
+SHOES = (5, 7, 9)
+KINDS = (
+    "none",
+    "symmetric",
+    "asymmetric",
+    "pair",
+    "instance",
+    "clothing",
+    "human",
+)
 VALIDATION_FRACTION = 0.15
 
 
@@ -92,6 +104,28 @@ def transition_matrix(dataset: str, rate: float) -> Any:
     return matrix
 
 
+def clothing_matrix(rate: float) -> Any:
+    """Return a matrix for Fashion-MNIST whose confusion is that of shops.
+
+    A top's label is wrong at the rate, half of the time that of the nearest
+    one and otherwise of any other top; a shoe's at half of the rate; that of
+    trousers or a bag at an eighth, of any class.
+    """
+    matrix = np.zeros((10, 10))
+    for top, nearest in NEAREST_TOPS.items():
+        others = [
+            other for other in NEAREST_TOPS if other not in (top, nearest)
+        ]
+        matrix[top, others] = 0.5 * rate / len(others)
+        matrix[top, nearest] = 0.5 * rate
+    matrix[np.ix_(SHOES, SHOES)] = 0.25 * rate
+    rare = [c for c in range(10) if c not in (*NEAREST_TOPS, *SHOES)]
+    matrix[rare] = 0.125 * rate / 9
+    np.fill_diagonal(matrix, 0.0)
+    np.fill_diagonal(matrix, 1.0 - matrix.sum(axis=1))
+    return matrix
+
+
 def make_labels(
     dataset: str, pool: pools.Pool, text: str, seed: int, places: pools.Places
 ) -> noise.NoisyLabels:
@@ -105,6 +139,11 @@ def make_labels(
         places: Where human labels are.
     """
     kind, rate = parse_noise(text)
+    if kind == "clothing" and dataset != "fashion":
+        raise ValueError(
+            "`noise` must not be clothing without the data set fashion. "
+            f"Received: dataset={dataset!r}."
+        )
     settings = {"num_classes": pool.num_classes, "seed": seed}
     if kind == "none":
         return noise.NoisyLabels(
@@ -135,12 +174,14 @@ def make_labels(
         return noise.make_noisy_by_instance(
             pool.labels, pool.images, rate, **settings
         )
-    if kind == "asymmetric":
+    if kind in ("asymmetric", "clothing"):
         return noise.make_noisy_by_matrix(
             pool.labels,
-            transition_matrix(dataset, rate),
+            transition_matrix(dataset, rate)
+            if kind == "asymmetric"
+            else clothing_matrix(rate),
             seed=seed,
-            name=f"asymmetric_{dataset}({rate})",
+            name=f"{kind}_{dataset}({rate})",
         )
     kinds = {"symmetric": "symmetric_excluding_true", "pair": "pair_flip"}
     return noise.make_noisy(pool.labels, kinds[kind], rate, **settings)

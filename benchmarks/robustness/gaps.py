@@ -9,8 +9,9 @@ and standard deviation over the seeds, in brackets the mean of the best epoch
 (which the test labels choose), then half of the mean's 95 % confidence interval
 by Student's t. The gap is
 `(method - cross entropy) / (cross entropy on clean labels - cross entropy)`, of
-the means. `p` is that of a paired t-test, seed by seed, against `smkd_default`
-or the method of `--compared_with`.
+the means. `below` counts the seeds that end below cross entropy with the same
+seed: those that collapsed are among them. `p` is that of a paired t-test, seed
+by seed, against `smkd_default` or the method of `--compared_with`.
 
 The figure has the gaps of balanced data with all four kinds of noise, with
 intervals of the same kind: of the method's own accuracy, while those of cross
@@ -72,6 +73,15 @@ def half_interval(runs):
     return float(stats.t.ppf(0.975, len(values) - 1)) * error
 
 
+def count_below(runs, others):
+    """Return how many seeds end below the same seed of others."""
+    return sum(
+        tables.last(runs[seed], "test_peer")
+        < tables.last(others[seed], "test_peer")
+        for seed in set(runs) & set(others)
+    )
+
+
 def p_value(runs, others):
     """Return the p of a paired t-test as text, "" where there is none."""
     seeds = sorted(set(runs) & set(others))
@@ -113,6 +123,7 @@ def rows_of(rows, against):
                 noise,
                 f"{100 * rate:.1f}",
                 str(len(runs)),
+                str(count_below(runs, rows[noise, tables.CEILING])),
                 f"{spread} ({best:.1f})",
                 f"{half_interval(runs):.1f}" if len(runs) > 1 else "",
                 gap,
@@ -121,7 +132,7 @@ def rows_of(rows, against):
         if gaps.keys() >= set(NOISES):
             four = statistics.fmean(gaps[noise] for noise in NOISES)
             mean_gap = f"{four:.1f}"
-            yield (method, "mean of the four", *[""] * 4, mean_gap, "")
+            yield (method, "mean of the four", *[""] * 5, mean_gap, "")
 
 
 def table(found, against="smkd_default"):
@@ -134,6 +145,7 @@ def table(found, against="smkd_default"):
             "noise",
             "wrong %",
             "seeds",
+            "below",
             "last (best)",
             "± 95 %",
             "gap %",

@@ -67,7 +67,17 @@ DEFAULTS = {
         "batch_size": 64,
         "measure_every": 3,
     },
-    **{key: {"examples": 0, "test_examples": 0, "net": "mlp_256", "epochs": 50, "batch_size": 128, "measure_every": 1} for key in ("pairs20", "pairs100")},
+    **{
+        name: {
+            "examples": 0,
+            "test_examples": 0,
+            "net": "mlp_256",
+            "epochs": 50,
+            "batch_size": 128,
+            "measure_every": 1,
+        }
+        for name in ("pairs20", "pairs100")
+    },
 }
 NOISES = (
     "none",
