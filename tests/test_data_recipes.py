@@ -5,6 +5,9 @@ import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL import ImageEnhance
+from PIL import ImageOps
 
 from keras_smkd import data
 from keras_smkd.data import order
@@ -400,6 +403,48 @@ def test_values_are_changed_as_worked_by_hand():
     narrow = np.array([50, 75, 100], np.uint8).reshape(1, 1, 3, 1)
     got = changed(narrow, "auto_contrast", 1, 0.5)[0, 0, :, 0]
     assert np.abs(got.astype(int) - [0, 127, 255]).max() <= 1
+
+
+def by_pillow(image, name, sign, magnitude):
+    """Return the image after one operation of Pillow's."""
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    factor = 1.0 + 0.9 * sign * magnitude
+    changed = {
+        "auto_contrast": lambda: ImageOps.autocontrast(picture),
+        "equalize": lambda: ImageOps.equalize(picture),
+        "posterize": lambda: ImageOps.posterize(
+            picture, 8 - round(4 * magnitude)
+        ),
+        "solarize": lambda: ImageOps.solarize(
+            picture, round(256 * (1 - magnitude))
+        ),
+        "brightness": lambda: ImageEnhance.Brightness(picture).enhance(factor),
+        "contrast": lambda: ImageEnhance.Contrast(picture).enhance(factor),
+        "color": lambda: ImageEnhance.Color(picture).enhance(factor),
+        "sharpness": lambda: ImageEnhance.Sharpness(picture).enhance(factor),
+    }[name]()
+    return np.asarray(changed).reshape(image.shape)
+
+
+@pytest.mark.parametrize("magnitude", [0.0, 0.3, 0.55, 1.0])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", data.RAND_AUGMENT_OPS[1:9])
+def test_values_are_changed_as_pillow_does(rng, name, channels, magnitude):
+    for images in (
+        rng.integers(0, 256, (6, 12, 13, channels)),
+        # Narrow, with a value that is most of an image, and of one alone.
+        rng.integers(90, 140, (6, 24, 24, channels)),
+        rng.choice([7, 200], (6, 20, 20, channels), p=[0.9, 0.1]),
+        np.full((2, 5, 5, channels), 77),
+        rng.choice([0, 255], (4, 40, 40, channels)),
+    ):
+        images = images.astype(np.uint8)
+        for sign in (-1, 1):
+            got = changed(images, name, sign, magnitude)
+            for one, image in zip(got, images, strict=True):
+                np.testing.assert_array_equal(
+                    one, by_pillow(image, name, sign, magnitude)
+                )
 
 
 def test_each_image_has_operations_of_its_own():
