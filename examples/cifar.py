@@ -14,13 +14,15 @@ preset `small`, 0.1 million weights, is for CPUs, where an epoch of all 50,000
 images takes minutes. For results, take a GPU:
 
     python examples/cifar.py --peers resnet18 --epochs 100 --batch_size 128 \
-        --learning_rate 0.1 --noise human --human_labels CIFAR-10_human.npz
+        --learning_rate 0.1 --noise human --human_labels CIFAR-10_human.npz \
+        --policy mixed_bfloat16
 
 `--method` names another method than `posterior_smkd`, and `--list_methods` says
 what there is. A method of peers gets two networks, another one the first of
 them. Where a teacher is needed, the second one is trained before, on the same
 labels; where the noise rate is, it is the true share of wrong labels, which
-nobody knows outside of an experiment.
+nobody knows outside of an experiment. `--weights A,B` begins with what
+`save_weights` of two such backbones wrote.
 
 A run's folder holds log.csv, run.png, settings.json, noisy_labels.npz and
 model.keras, as it was after the last whole epoch, and a teacher's
@@ -100,6 +102,15 @@ flags.DEFINE_enum("human_set", "worse_label", HUMAN_SETS, "Which human labels.")
 flags.DEFINE_enum(
     "peers", "small", list(cifar_models.PEERS), "Preset of the networks."
 )
+flags.DEFINE_list(
+    "weights", [], "Two files of weights for the backbones to begin with."
+)
+flags.DEFINE_enum(
+    "policy",
+    "float32",
+    ["float32", "mixed_bfloat16", "mixed_float16"],
+    "What layers compute in.",
+)
 flags.DEFINE_enum(
     "method",
     "posterior_smkd",
@@ -128,6 +139,8 @@ def check_run(folder, settings):
     """End the program, in a sentence, if the run could not end well."""
     if FLAGS.export_dir and os.path.exists(FLAGS.export_dir):
         sys.exit(f"{FLAGS.export_dir} exists: give another --export_dir.")
+    if len(FLAGS.weights) not in (0, 2):
+        sys.exit("--weights needs two files, one for each kind of network.")
     if FLAGS.noise == "human" and not FLAGS.human_labels:
         sys.exit("--noise human needs a file of labels: give --human_labels.")
     if FLAGS.noise == "asymmetric_blocks" and FLAGS.dataset != "cifar100":
@@ -314,6 +327,7 @@ def train(folder, images, noisy_labels, clean_labels, test_data):
         learning_rate=FLAGS.learning_rate,
         seed=FLAGS.seed,
         teach=teach,
+        weights=FLAGS.weights,
     )
     return fit(
         folder,
@@ -378,6 +392,7 @@ def main(_):
         if flag.name not in PLACES
     }
     settings["backend"] = keras.backend.backend()
+    keras.config.set_dtype_policy(FLAGS.policy)
     folder = run_folder()
     check_run(folder, settings)
     try:

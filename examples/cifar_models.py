@@ -8,6 +8,7 @@ of wrong labels, a teacher. What is not offered has a reason in `LEFT_OUT`.
 import dataclasses
 import inspect
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -45,6 +46,8 @@ class Setting:
         learning_rate: Where its decay begins.
         seed: Of the networks' weights.
         teach: `(make_model) -> model`, trained on the same examples.
+        weights: Files of weights for the backbones of the first and of the
+            second kind to begin with, as `backbone.save_weights` makes them.
     """
 
     peers: str
@@ -57,6 +60,7 @@ class Setting:
     learning_rate: float
     seed: int
     teach: Callable[[Callable[[], Any]], Any]
+    weights: Sequence[str] = ()
 
     def net(self, second: bool = False, dropout: float = 0.0) -> keras.Model:
         """Return a residual network, of the first or the second kind."""
@@ -75,6 +79,8 @@ class Setting:
             include_rescaling=False,
             input_shape=(32 * enlargement, 32 * enlargement, 3),
         )
+        if self.weights:
+            backbone.load_weights(self.weights[second])
         for layer in backbone.layers:
             # The default averages over hundreds of steps, long for short runs.
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -87,7 +93,8 @@ class Setting:
                 keras.Model(backbone.input, backbone.output, name=MAPS),
                 keras.layers.GlobalAveragePooling2D(name=FEATURES),
                 *([keras.layers.Dropout(dropout)] if dropout else []),
-                keras.layers.Dense(self.num_classes),
+                # The softmax is taken in float32, whatever the policy.
+                keras.layers.Dense(self.num_classes, dtype="float32"),
             ]
         )
 

@@ -1,6 +1,7 @@
 """The examples, run as a user runs them: a process each."""
 
 import csv
+import dataclasses
 import importlib
 import inspect
 import json
@@ -241,6 +242,53 @@ def test_cifar_has_the_layers_that_feature_fusion_taps(cifar, tmp_path):
     assert model.learner_names == ("peer_0", "peer_1", "head")
     assert model.head.tap == "features"
     assert 0 <= log["val_head_accuracy"][0] <= 1
+
+
+@with_torch
+def test_cifar_begins_with_the_weights_of_files(cifar, tmp_path):
+    setting = cifar.cifar_models.Setting(
+        "small", 10, None, None, 0.4, 1, 10, 0.05, 0, None
+    )
+    files, first = [], setting.pair()
+    for name, net in zip("ab", first, strict=True):
+        files.append(str(tmp_path / f"{name}.weights.h5"))
+        net.get_layer("maps").save_weights(files[-1])
+    second = dataclasses.replace(setting, weights=files).pair()
+    for net, other in zip(first, second, strict=True):
+        backbone, same = net.get_layer("maps"), other.get_layer("maps")
+        for values, others in zip(
+            backbone.get_weights(), same.get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(values, others)
+        # The last layer is new.
+        assert np.any(net.get_weights()[-2] != other.get_weights()[-2])
+    cifar.FLAGS(["cifar.py", f"--weights={files[0]}"])
+    with pytest.raises(SystemExit, match="--weights needs two files"):
+        cifar.check_run(tmp_path, {})
+
+
+@with_torch
+def test_cifar_trains_under_a_policy(cifar, tmp_path, monkeypatch):
+    arguments = ["--policy=mixed_bfloat16", "--epochs=1", "--method=dml"]
+    cifar.FLAGS(["cifar.py", *arguments, f"--run_dir={tmp_path / 'run'}"])
+    generator = np.random.default_rng(0)
+    labels = np.arange(64, dtype=np.int32) % 10
+    images = generator.random((64, 32, 32, 3), dtype=np.float32)
+    given = noise.NoisyLabels(labels, labels, 10, {"kind": "none"})
+    monkeypatch.setattr(
+        cifar,
+        "prepare_data",
+        lambda path: (given, (images, labels, labels, (images, labels))),
+    )
+    kept = keras.config.dtype_policy()
+    try:
+        cifar.main([])
+    finally:
+        keras.config.set_dtype_policy(kept)
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    dtypes = {layer.compute_dtype for layer in model.peers[0].layers}
+    assert dtypes == {"bfloat16", "float32"}
+    assert model.peers[0].layers[-1].compute_dtype == "float32"
 
 
 @with_torch
