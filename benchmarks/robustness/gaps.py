@@ -38,6 +38,9 @@ flags.DEFINE_string("figure", None, "File to draw the gaps to.")
 DRAWN = {
     "posterior": "posterior labels",
     "smkd_default": "SMKD-P, gate",
+    "dml": "deep mutual learning",
+    "early_learning": "early learning",
+    "divide_mix": "DivideMix's labels",
     "svc_pruned": "support vectors, pruned",
     "knn_pruned": "10 neighbours, pruned",
 }
@@ -183,7 +186,7 @@ def draw(found):
                 share = 100 / (clean - noisy)
                 points.append(
                     (
-                        place + 0.15 * (number - 1.5),
+                        place + 0.12 * (number - (len(DRAWN) - 1) / 2),
                         share * (mean(runs) - noisy),
                         share * half_interval(runs),
                     )
@@ -203,6 +206,7 @@ def draw(found):
         axis.set_xticks(
             range(len(NOISES)), [n.partition(":")[0] for n in NOISES]
         )
+        axis.set_xlim(-0.5, len(NOISES) - 0.5)
         axis.set_title(group)
         axis.set_ylim(-60, 120)
     axes[0, 0].set_ylabel("share of the gap recovered, %")
