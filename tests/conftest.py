@@ -45,8 +45,10 @@ def rng():
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _beginning():
     keras.utils.set_random_seed(7)
+    # Whatever the test before has set.
+    keras.config.set_dtype_policy("float32")
 
 
 def shared_folder():

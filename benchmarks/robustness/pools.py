@@ -153,7 +153,7 @@ def _digits(places: Places) -> Pool:
 def _pairs(places: Places, num_classes: int) -> Pool:
     """Return images of two digits side by side, for more classes than ten.
 
-    Drawn once and for all; no digit is in images of both kinds. A class is
+    Drawn once and for all, those of the test from other digits. A class is
     both digits (100), or the first and whether the second is above four (20).
     """
     digits = _digits(places)

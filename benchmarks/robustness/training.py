@@ -68,7 +68,7 @@ class Measurements(keras.callbacks.Callback):
 
     def _go_on_from(self, epoch: int) -> None:
         """Take what was measured up to an epoch that a backup restored."""
-        kept = json.loads(self.path.read_text()) if self.path else {}
+        kept = json.loads(self.path.read_text())
         self.seconds = kept["seconds"][:epoch]
         count = sum(done <= epoch for done in kept["epochs"].get("epoch", []))
         self.epochs = {k: v[:count] for k, v in kept["epochs"].items()}
@@ -85,7 +85,10 @@ class Measurements(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self._start)
         if self.path is not None:
             kept = {"epochs": self.epochs, "seconds": self.seconds}
-            self.path.write_text(json.dumps(kept))
+            # Moved to its place, so that it is whole whenever it is there.
+            part = self.path.with_suffix(".part")
+            part.write_text(json.dumps(kept))
+            part.replace(self.path)
 
     def predict(self) -> list[Any]:
         """Return the probabilities of training, validation and test examples.
