@@ -405,3 +405,49 @@ def test_cifar_resumes_no_run_without_a_name(cifar):
     cifar.FLAGS(["cifar.py", "--resume"])
     with pytest.raises(SystemExit, match="--resume needs the folder"):
         cifar.run_folder()
+
+
+@with_torch
+def test_hub_texts_lists_suspects_by_presets_of_a_folder(tmp_path):
+    hub = pytest.importorskip("keras_hub", reason="needs keras-hub")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = hub.models.BertTokenizer([*special, "good", "bad", "film"])
+    for name, layers in (("a", 1), ("b", 2)):
+        backbone = hub.models.BertBackbone(
+            vocabulary_size=8,
+            num_layers=layers,
+            num_heads=1,
+            hidden_dim=4,
+            intermediate_dim=4,
+            max_sequence_length=8,
+        )
+        for part in (backbone, tokenizer):
+            part.save_to_preset(tmp_path / name)
+    lines = ["text,label"] + ["a good film,yes", "a bad film,no"] * 4
+    (tmp_path / "films.csv").write_text("\n".join(lines))
+    done = run(
+        tmp_path,
+        "hub_texts.py",
+        "--csv=films.csv",
+        "--presets=a,b",
+        "--sequence_length=6",
+        "--epochs=1",
+        "--policy=mixed_bfloat16",
+        "--run_dir=run",
+    )
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "run" / "suspects.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(int(row["index"]) for row in rows) == list(range(8))
+    assert {row["label"] for row in rows} <= {"yes", "no", "0", "1"}
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    depths = [
+        layer.num_layers
+        for peer in model.peers
+        for layer in peer.layers
+        if isinstance(layer, hub.models.BertBackbone)
+    ]
+    assert depths == [1, 2]
+    (tmp_path / "films.csv").write_text("words\n")
+    done = run(tmp_path, "hub_texts.py", "--csv=films.csv", "--presets=a,b")
+    assert refusal(done) == "--csv needs columns `text` and `label`, and lines."
