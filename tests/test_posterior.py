@@ -329,12 +329,12 @@ def test_the_second_term_draws_to_the_aligned_knowledge(data):
         methods.posterior_smkd(
             peers,
             SIZE,
+            start=0,
             distillation_weight=0.3,
             supervised_weight=0.7,
         ),
         keras.optimizers.SGD(0.0),
     )
-    model.target.start = 0
     logs = fit(model, x, y, epochs=2, batch_size=SIZE)
     # The second epoch hears what the first has remembered: the same peers.
     memory = numpy_of(model.knowledge.memory)

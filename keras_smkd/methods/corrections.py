@@ -106,6 +106,7 @@ def posterior_smkd(
     num_examples: int,
     class_prior: Any = None,
     knowledge: Any = None,
+    start: int = 50,
     **kwargs: Any,
 ) -> PeerLearning:
     """Return peers that weigh labels against what the others know.
@@ -115,8 +116,8 @@ def posterior_smkd(
     knowledge with labels, and is drawn to `a` itself:
     `keras_smkd.targets.PosteriorLabels`, whose page has the formula. One
     setting served every kind of noise on digits and Fashion-MNIST, and clean
-    labels; a network that takes long to learn is held back by what it knew
-    before (docs/evidence.md, CIFAR-10N).
+    labels. A network that takes dozens of epochs to learn wants a later
+    `start`: docs/evidence.md, CIFAR-10N.
 
     Args:
         peers: Two networks or more.
@@ -126,6 +127,7 @@ def posterior_smkd(
             `knowledge.PastPredictions(num_examples, 0.9, routes="others")`, a
             memory of every example, which needs each one's index.
             `knowledge.AveragedPeers()` needs neither.
+        start: Training steps before labels are corrected, at least 0.
         **kwargs: Further arguments of `PeerLearning`.
 
     Returns:
@@ -146,6 +148,6 @@ def posterior_smkd(
     return PeerLearning(
         peers,
         knowledge=knowledge,
-        target=targets.PosteriorLabels(num_examples, class_prior),
+        target=targets.PosteriorLabels(num_examples, class_prior, start=start),
         **kwargs,
     )
