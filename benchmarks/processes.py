@@ -65,6 +65,8 @@ def start(folder, way, world):
     return [
         subprocess.Popen(
             [*command, str(rank), *ports],
+            # What joins them (Gloo) prints there, in pieces.
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
