@@ -646,12 +646,29 @@ def test_the_kept_report_is_that_of_the_kept_lines(module, tmp_path):
     assert text == kept
 
 
-def test_the_gaps_at_defaults_are_those_of_the_kept_lines(module):
+def gaps_of(module, name):
+    """Return the kept lines of a folder and the table made from them."""
     records, gaps = module("records"), module("gaps")
-    folder = FOLDER / "results" / "defaults"
+    folder = FOLDER / "results" / name
     found = records.read(records.files(folder))
     text = "\n".join(gaps.table(found)).rstrip() + "\n"
     assert text == (folder / "gaps.md").read_text()
+    return found, text
+
+
+@pytest.mark.parametrize("name", ["rate_0.003", "longer"])
+def test_the_gaps_of_other_trainings_are_those_of_the_kept_lines(module, name):
+    found, text = gaps_of(module, name)
+    assert {r["config"]["method"] for r in found} == {
+        "cross_entropy",
+        "posterior",
+    }
+    assert text.count("mean of the four") == 4
+
+
+def test_the_gaps_at_defaults_are_those_of_the_kept_lines(module):
+    gaps = module("gaps")
+    found, text = gaps_of(module, "defaults")
     # One cell by hand.
     values = {
         name: [
