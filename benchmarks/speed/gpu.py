@@ -234,6 +234,18 @@ def device_name():
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
+def write(table, arguments):
+    """Write a table and what it depends on, if there is a file to write."""
+    table.write(
+        arguments.json,
+        device=device_name(),
+        backend=BACKEND,
+        policy=arguments.policy,
+        batch=arguments.batch,
+        rounds=arguments.rounds,
+    )
+
+
 def main():
     parser = measuring.parser(__doc__, rounds=5)
     parser.add_argument("--peers", type=int, nargs="+", default=[2, 4])
@@ -306,14 +318,7 @@ def main():
                     batch_size=arguments.batch,
                     verbose=0,
                 )
-    table.write(
-        arguments.json,
-        device=device_name(),
-        backend=BACKEND,
-        policy=arguments.policy,
-        batch=arguments.batch,
-        rounds=arguments.rounds,
-    )
+    write(table, arguments)
 
 
 if __name__ == "__main__":

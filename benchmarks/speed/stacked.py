@@ -229,14 +229,7 @@ def main():
                     for part, values in seconds.items()
                 },
             )
-    table.write(
-        arguments.json,
-        device=gpu.device_name(),
-        backend=BACKEND,
-        policy=arguments.policy,
-        batch=arguments.batch,
-        rounds=arguments.rounds,
-    )
+    gpu.write(table, arguments)
 
 
 if __name__ == "__main__":
