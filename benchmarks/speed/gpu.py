@@ -234,6 +234,14 @@ def device_name():
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
+def begin(policy):
+    """Set the dtype policy, and print what is timed on."""
+    if BACKEND not in ("jax", "torch"):
+        sys.exit("KERAS_BACKEND must be jax or torch.")
+    keras.config.set_dtype_policy(policy)
+    print(f"{device_name() or 'CPU'}, {BACKEND}, {policy}")
+
+
 def write(table, arguments):
     """Write a table and what it depends on, if there is a file to write."""
     table.write(
@@ -256,13 +264,10 @@ def main():
     parser.add_argument("--profile", type=pathlib.Path, help="trace's folder")
     parser.add_argument("--allow_cpu", action="store_true")
     arguments = parser.parse_args()
-    if BACKEND not in ("jax", "torch"):
-        sys.exit("KERAS_BACKEND must be jax or torch.")
+    begin(arguments.policy)
     if device_name() is None and not arguments.allow_cpu:
         sys.exit("There is no GPU. Give --allow_cpu to try the script.")
-    keras.config.set_dtype_policy(arguments.policy)
     data = make_batches(arguments.steps, arguments.batch)
-    print(f"{device_name()}, {BACKEND}, {arguments.policy}")
     table = measuring.Table(
         {
             "peers": ("peers", 6, "d"),

@@ -192,8 +192,7 @@ def main():
     parser.add_argument("--steps", type=int, default=30, help="a round")
     parser.add_argument("--policy", default="float32")
     arguments = parser.parse_args()
-    keras.config.set_dtype_policy(arguments.policy)
-    print(f"{gpu.device_name() or 'CPU'}, {BACKEND}, {arguments.policy}")
+    gpu.begin(arguments.policy)
     table = measuring.Table(
         {
             "network": ("network", 12, "s"),

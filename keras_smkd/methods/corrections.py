@@ -116,8 +116,8 @@ def posterior_smkd(
     knowledge with labels, and is drawn to `a` itself:
     `keras_smkd.targets.PosteriorLabels`, whose page has the formula. One
     setting served every kind of noise on digits and Fashion-MNIST, and clean
-    labels. A network that takes dozens of epochs to learn wants a later
-    `start`: docs/evidence.md, CIFAR-10N.
+    labels. With a network that takes dozens of epochs to learn, a later
+    `start` helped: docs/evidence.md, CIFAR-10N.
 
     Args:
         peers: Two networks or more.
