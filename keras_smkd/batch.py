@@ -59,6 +59,7 @@ class Batch:
         knowledge: `(batch, sources, classes)`, log-probabilities at
             temperature 1, no gradient.
         knowledge_logits: `(batch, sources, classes)`, no gradient.
+        knowledge_entropy: `(batch, sources)`, in nats, no gradient.
         is_own_knowledge: Whether the knowledge is what the learners predict
             here, one source for each, so that it need not be computed again.
         from_logits: Whether the peers put out logits, or probabilities.
@@ -91,6 +92,7 @@ class Batch:
     threshold: Any = None
     knowledge: _WhenAsked = _WhenAsked()
     knowledge_logits: Any = None
+    knowledge_entropy: _WhenAsked = _WhenAsked()
     is_own_knowledge: bool = False
     from_logits: bool = True
     samples: Any = None
@@ -114,6 +116,8 @@ class Batch:
     def filled(self, **fields: Any) -> "Batch":
         """Return the batch with further fields, what is not asked unasked."""
         result = copy.copy(self)
+        if "knowledge" in fields:
+            fields.setdefault("knowledge_entropy", None)
         for name, value in fields.items():
             object.__setattr__(result, name, value)
         return result

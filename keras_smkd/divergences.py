@@ -85,7 +85,10 @@ class KullbackLeibler(Configured):
             if selected is None:
                 selected = ops.ones_like(log_probs[..., 0])
             return functional.mutual_distillation(
-                log_probs, selected, knowledge
+                log_probs,
+                selected,
+                knowledge,
+                batch.knowledge_entropy if self.temperature == 1.0 else None,
             )
         return functional.routed_divergence(
             log_probs, knowledge, routes, batch.selected

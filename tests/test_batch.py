@@ -93,6 +93,19 @@ def test_what_nothing_asks_for_is_never_made(logits):
     assert function.calls == 1
 
 
+def test_other_knowledge_has_another_entropy():
+    known = ops.log(np.array([[[0.5, 0.5]]], "float32"))
+    sure = ops.log(np.array([[[0.9, 0.1]]], "float32"))
+    batch = Batch(knowledge=known).filled(knowledge_entropy=Counted("nats"))
+    assert batch.filled(progress=1.0).knowledge_entropy == "nats"
+    other = batch.filled(knowledge=sure)
+    assert other.knowledge_entropy is None
+    both = batch.filled(knowledge=sure, knowledge_entropy=Counted("more"))
+    assert both.knowledge_entropy == "more"
+    select = selection.ConfidentKnowledge(threshold=0.6)
+    assert numpy_of(select(other)) == [[1.0]]
+
+
 def test_values_may_be_values():
     for field in ("labels", "log_probs", "losses", "knowledge"):
         batch = Batch(**{field: LABELS})

@@ -260,6 +260,51 @@ def test_soft_cross_entropy_equals_a_naive_loop(rng):
     np.testing.assert_allclose(numpy_of(ours), expected, rtol=1e-5)
 
 
+def test_label_cross_entropy_equals_a_naive_loop(rng):
+    log_probs = naive_log_softmax(rng.normal(size=(5, 2, 3))).astype("float32")
+    ids = np.array([0, 2, 1, 1, 0])
+    shared = rng.dirichlet(np.ones(3), size=5)
+    own = rng.dirichlet(np.ones(3), size=(5, 2))
+    for labels, each in (
+        (ids, np.repeat(np.eye(3)[ids][:, None], 2, axis=1)),
+        (shared, np.repeat(shared[:, None], 2, axis=1)),
+        (own, own),
+    ):
+        found = numpy_of(functional.label_cross_entropy(labels, log_probs))
+        assert found.shape == (5, 2)
+        for n in range(5):
+            for i in range(2):
+                expected = -sum(each[n, i] * log_probs[n, i].astype("float64"))
+                assert found[n, i] == pytest.approx(expected, rel=1e-6)
+
+
+def test_entropy_that_is_known_is_not_computed_again(rng):
+    log_probs = naive_log_softmax(rng.normal(size=(4, 2, 3))).astype("float32")
+    nats = functional.entropy(log_probs)
+    np.testing.assert_array_equal(
+        numpy_of(functional.uncertainty(log_probs, "entropy", nats)),
+        numpy_of(functional.uncertainty(log_probs)),
+    )
+    np.testing.assert_array_equal(
+        numpy_of(
+            functional.mutual_distillation(
+                log_probs, np.ones((4, 2)), nats=nats
+            )
+        ),
+        numpy_of(functional.mutual_distillation(log_probs, np.ones((4, 2)))),
+    )
+    # It is what is taken.
+    np.testing.assert_allclose(
+        numpy_of(
+            functional.uncertainty(
+                log_probs, "entropy", np.log(3) * nats / nats
+            )
+        ),
+        np.ones((4, 2)),
+        rtol=1e-6,
+    )
+
+
 def test_soft_cross_entropy_worked_by_hand():
     ours = functional.soft_cross_entropy([[1, 0], [0, 1]], np.log([[0.5, 0.5]]))
     np.testing.assert_allclose(numpy_of(ours), math.log(2.0), rtol=1e-6)

@@ -6,6 +6,7 @@ rounds to 0 or 1. The class axis is the last one; the leading axes are free.
 
 from keras_smkd.functional.distances import kl_divergence
 from keras_smkd.functional.distances import kl_of_close_logits
+from keras_smkd.functional.distances import label_cross_entropy
 from keras_smkd.functional.distances import mixed
 from keras_smkd.functional.distances import mutual_distillation
 from keras_smkd.functional.distances import routed
@@ -32,6 +33,7 @@ __all__ = [
     "entropy",
     "kl_divergence",
     "kl_of_close_logits",
+    "label_cross_entropy",
     "log_probabilities",
     "logits",
     "looks_at_samples",

@@ -34,6 +34,35 @@ def soft_cross_entropy(targets: Any, log_probs: Any) -> Any:
     return -ops.sum(targets * ops.where(absent, 0.0, log_probs), axis=-1)
 
 
+def label_cross_entropy(labels: Any, log_probs: Any) -> Any:
+    """Return each learner's cross entropy with the labels.
+
+    `l(y, p_i) = -log p_i[y]`, or `-sum_k y_k log p_ik` of distributions.
+
+    Args:
+        labels: `(batch,)` class ids inside the classes, or distributions:
+            `(batch, classes)`, or `(batch, learners, classes)` where each
+            learner has its own.
+        log_probs: `(batch, learners, classes)`, log-probabilities.
+
+    Returns:
+        `(batch, learners)`.
+
+    Example:
+
+    >>> label_cross_entropy([1], ops.log([[[0.5, 0.5], [0.25, 0.75]]]))
+    [[0.6931472, 0.2876821]]
+    """
+    labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) == 1:
+        places = ops.reshape(labels, (-1, 1, 1))
+        chosen = ops.take_along_axis(log_probs, places, axis=-1)
+        return -ops.squeeze(chosen, axis=-1)
+    if len(labels.shape) == 2:
+        labels = ops.expand_dims(labels, axis=1)
+    return soft_cross_entropy(labels, log_probs)
+
+
 def kl_divergence(log_probs: Any, other_log_probs: Any) -> Any:
     """Return the Kullback-Leibler divergence of each pair, in nats.
 
@@ -63,7 +92,7 @@ def kl_divergence(log_probs: Any, other_log_probs: Any) -> Any:
 
 
 def mutual_distillation(
-    log_probs: Any, selected: Any, knowledge: Any = None
+    log_probs: Any, selected: Any, knowledge: Any = None, nats: Any = None
 ) -> Any:
     """Return each peer's divergence from the other peers' selected knowledge.
 
@@ -80,6 +109,7 @@ def mutual_distillation(
             as knowledge, 0 where it is not. What is not selected adds exactly
             zero, to the value and to the gradient, even if it is not finite.
         knowledge: `(batch, peers, classes)`, `log q`, or `None` for `log p`.
+        nats: `(batch, peers)`, `H(q)`, where it is known already.
 
     Returns:
         `(batch, peers)`, in nats. Not divided by the number selected: where
@@ -122,8 +152,9 @@ def mutual_distillation(
         log_probs if knowledge is None else at_least_float32(knowledge)
     )
     passed = selected > 0
+    nats = entropy(knowledge) if nats is None else ops.stop_gradient(nats)
     # `where`, not a product: 0 times NaN is NaN.
-    own = ops.where(passed, -entropy(knowledge), 0.0)
+    own = ops.where(passed, -nats, 0.0)
     own_p = ops.where(ops.expand_dims(passed, axis=-1), ops.exp(knowledge), 0.0)
     others = ops.sum(own, axis=1, keepdims=True) - own
     others_p = ops.sum(own_p, axis=1, keepdims=True) - own_p

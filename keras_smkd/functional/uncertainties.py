@@ -206,7 +206,9 @@ def measure_of(measure: Any) -> Callable[[Any], Any]:
 
 
 def uncertainty(
-    log_probs: Any, measure: str | Callable[[Any], Any] = "entropy"
+    log_probs: Any,
+    measure: str | Callable[[Any], Any] = "entropy",
+    nats: Any = None,
 ) -> Any:
     """Return how unsure each prediction is, in [0, 1]: small is confident.
 
@@ -230,6 +232,8 @@ def uncertainty(
         log_probs: `(..., classes)`, log-probabilities, two classes or more.
         measure: One of these names, or a function from log-probabilities to
             `(...)`; what it gives outside [0, 1] is cut off there.
+        nats: `(...)`, the entropy of each prediction where it is known
+            already, for the measure `"entropy"`.
 
     Returns:
         `(...)`, in [0, 1]; NaN where the prediction is not finite.
@@ -252,7 +256,8 @@ def uncertainty(
         )
     # Rounding can leave [0, 1] by a few units in the last place, and then
     # threshold 0 would select, or a threshold just above 1 would not.
-    value = ops.clip(function(log_probs), 0.0, 1.0)
+    value = function(log_probs) if nats is None else _share(nats, log_probs)
+    value = ops.clip(value, 0.0, 1.0)
     # Said outright: whether NaN survives max, top_k and clip depends on the
     # backend, and +inf would come out as the most confident of all.
     total = ops.sum(ops.exp(log_probs), axis=-1)

@@ -19,8 +19,14 @@ _INTEGER_LABEL_LOSSES = (
 )
 
 
+_CROSS_ENTROPIES = ("categoricalcrossentropy", "sparsecategoricalcrossentropy")
+
+
 class PerExampleLoss:
     """A compiled Keras loss, as `(labels, outputs) -> (batch,)`.
+
+    `is_cross_entropy` says whether it is `-sum_c y_c log p_c` of logits, which
+    log-probabilities that are there already give at once.
 
     Args:
         loss: A string, a `keras.losses.Loss` or a function
@@ -36,9 +42,7 @@ class PerExampleLoss:
         self.takes_distributions = _is_keras(loss) and (
             loss_name(loss) not in _INTEGER_LABEL_LOSSES
         )
-        self.is_sparse = loss_name(loss).lower().replace("_", "") == (
-            "sparsecategoricalcrossentropy"
-        )
+        self.is_sparse = _short_name(loss) == "sparsecategoricalcrossentropy"
         integers_only = loss_name(loss) in _INTEGER_LABEL_LOSSES
         if soft_targets and integers_only and not self.is_sparse:
             raise ValueError(
@@ -51,6 +55,7 @@ class PerExampleLoss:
                 from_logits=from_logits, reduction=None
             )
         self.name = loss_name(loss)
+        self.is_cross_entropy = from_logits and _is_cross_entropy(loss)
         self._values = loss.call if isinstance(loss, keras.Loss) else loss
 
     def check_labels(self, labels: Any, num_classes: int) -> None:
@@ -152,6 +157,22 @@ def loss_name(loss: Any) -> str:
     if isinstance(loss, keras.Loss):
         return type(loss).__name__
     return getattr(loss, "__name__", type(loss).__name__)
+
+
+def _short_name(loss: Any) -> str:
+    """Return a loss's name, the same for its class and its function."""
+    return loss_name(loss).lower().replace("_", "")
+
+
+def _is_cross_entropy(loss: Any) -> bool:
+    """Return whether a loss is Keras's `-sum_c y_c log p_c`, and no more."""
+    config = loss.get_config() if isinstance(loss, keras.Loss) else {}
+    return (
+        _is_keras(loss)
+        and _short_name(loss) in _CROSS_ENTROPIES
+        and not config.get("label_smoothing")
+        and config.get("axis", -1) == -1
+    )
 
 
 def _is_keras(loss: Any) -> bool:

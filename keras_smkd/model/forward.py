@@ -10,6 +10,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_smkd import functional
 from keras_smkd._config import parts_of
 from keras_smkd.features import names_for_peers
 from keras_smkd.features import recorder
@@ -77,6 +78,20 @@ def prepare(
                 "output shape. Build each as a functional or sequential model."
             )
         part.prepare(peers, num_classes)
+
+
+def outputs_of(y_pred: dict[str, Any], names: Sequence[str]) -> list[Any]:
+    """Return each learner's own outputs, float32 or float64.
+
+    Args:
+        y_pred: What the model gives for a batch.
+        names: Of the learners; of averages only the peers' are there.
+    """
+    return [
+        functional.at_least_float32(y_pred[name])
+        for name in names
+        if name in y_pred
+    ]
 
 
 def readout(

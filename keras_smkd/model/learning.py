@@ -9,7 +9,6 @@ from keras import ops
 
 from keras_smkd import _checks
 from keras_smkd import divergences
-from keras_smkd import functional
 from keras_smkd import gates
 from keras_smkd import knowledge as knowledge_room
 from keras_smkd import losses
@@ -329,7 +328,10 @@ class PeerLearning(peer_model.PeerModel):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """Return the sum of the learners' losses, and record its parts."""
+        """Return the sum of the learners' losses, and record its parts.
+
+        It leaves the log-probabilities in `y_pred`, for `compute_metrics`.
+        """
         # Keras gives every part of `y` in a dictionary the same weight.
         logits = self.logits(y_pred)
         sample_weight = reduction.example_weights(
@@ -359,7 +361,7 @@ class PeerLearning(peer_model.PeerModel):
         supervised, batch = objective.supervised_values(
             batch,
             labels,
-            self.outputs_of(y_pred),
+            forward.outputs_of(y_pred, self.learner_names),
             self._loss_values if self.supervised_weight > 0 else None,
             self.target,
             self.gate,
@@ -368,9 +370,7 @@ class PeerLearning(peer_model.PeerModel):
         terms = {"supervised_loss": supervised}
         if self.knowledge is not None:
             distillation = objective.distillation_values(batch, self.divergence)
-            weight = self.distillation_weight
-            if callable(weight):
-                weight = ops.cast(weight(batch.progress), distillation.dtype)
+            weight = objective.weight_of(self.distillation_weight, batch)
             total = total + weight * distillation
             terms["distillation_loss"] = distillation
         if self.feature_loss is not None:
@@ -383,6 +383,7 @@ class PeerLearning(peer_model.PeerModel):
         self._logs.record_objective(
             terms, selected, batch.threshold, sample_weight
         )
+        y_pred["log_probs"] = ops.stop_gradient(batch.log_probs)
         return loss
 
     def check_thresholds(self, *thresholds: float) -> None:
@@ -411,17 +412,17 @@ class PeerLearning(peer_model.PeerModel):
         """Update the compiled metrics of the ensemble and of every learner."""
         labels = labels_module.labels_of_batch(y, self.num_classes)
         if labels is not None:
-            probs = ops.exp(functional.log_probabilities(self.logits(y_pred)))
             self._logs.record_outputs(
                 labels,
-                [
-                    ops.mean(probs[:, : self.num_peers], axis=1),
-                    *(probs[:, i] for i in range(len(self.learner_names))),
-                ],
+                self.log_probs(y_pred),
+                self.num_peers,
                 labels_module.label_of(sample_weight),
                 labels_module.labelled_of_batch(y),
             )
         return self.get_metrics_result()
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        return self._logs.results(self.metrics)
 
     # Configuration.
 

@@ -1,17 +1,15 @@
 """What training and evaluation report: the objective's parts, the metrics."""
 
-import copy
-import functools
 import re
-import types
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
 import keras
-import numpy as np
 from keras import ops
+
+from keras_smkd.model import copies
 
 
 class ObjectiveParts(keras.metrics.Metric):
@@ -43,15 +41,53 @@ class ObjectiveParts(keras.metrics.Metric):
         )
         self.count.assign_add(batch_size)
 
-    def result(self) -> list[Any]:
-        """Return the mean of each name."""
-        return [self.mean(i) for i in range(len(self.names))]
+    def result(self) -> Any:
+        """Return the mean of each name, `(names,)`."""
+        return ops.divide_no_nan(self.totals, ops.convert_to_tensor(self.count))
 
-    def mean(self, position: int) -> Any:
-        """Return the mean of the name at this position."""
-        return ops.divide_no_nan(
-            self.totals[position], ops.convert_to_tensor(self.count)
+
+class Accuracies(keras.metrics.Metric):
+    """The accuracy of each output, all in one variable; `views` report them.
+
+    Args:
+        num_outputs: How many there are.
+    """
+
+    def __init__(self, num_outputs: int) -> None:
+        super().__init__(name="accuracies")
+        self.totals = self.add_variable(
+            shape=(num_outputs,), initializer="zeros", name="totals"
         )
+        self.count = self.add_variable(
+            shape=(), initializer="zeros", name="count"
+        )
+
+    def update_state(
+        self, labels: Any, probs: Any, sample_weight: Any = None
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            labels: `(batch,)`, or `(batch, classes)`, of which the largest
+                counts.
+            probs: `(batch, outputs, classes)`.
+            sample_weight: `(batch,)`, or `None` for ones.
+        """
+        if len(labels.shape) == 2:
+            labels = ops.argmax(labels, axis=-1)
+        top = ops.cast(ops.argmax(probs, axis=-1), labels.dtype)
+        right = ops.cast(top == ops.expand_dims(labels, axis=1), self.dtype)
+        count = ops.cast(ops.shape(right)[0], self.dtype)
+        if sample_weight is not None:
+            weight = ops.cast(ops.reshape(sample_weight, (-1,)), self.dtype)
+            right = right * ops.expand_dims(weight, axis=1)
+            count = ops.sum(weight)
+        self.totals.assign_add(ops.sum(right, axis=0))
+        self.count.assign_add(count)
+
+    def result(self) -> Any:
+        """Return the accuracies, `(outputs,)`."""
+        return ops.divide_no_nan(self.totals, ops.convert_to_tensor(self.count))
 
 
 class _View(keras.metrics.Metric):
@@ -60,13 +96,22 @@ class _View(keras.metrics.Metric):
     Keras pairs each metric's name with one value, so what has several values
     is reported by as many views. The first holds the metric, so that Keras
     finds its variables, and once only.
+
+    Args:
+        name: Of the value.
+        held: The metric, in the first view of it.
+        read: Its `result`.
+        key: Of the value in it, `None` if it is the value.
     """
 
-    def __init__(self, name: str, held: Any, read: Callable[[], Any]) -> None:
+    def __init__(
+        self, name: str, held: Any, read: Callable[[], Any], key: Any
+    ) -> None:
         super().__init__(name=name)
         self.held = held
         # A function, since Keras would take an attribute's variables for its.
-        self._read = read
+        self.read = read
+        self.key = key
 
     def update_state(self) -> None:
         """Do nothing: who holds the metric updates it."""
@@ -77,16 +122,20 @@ class _View(keras.metrics.Metric):
             self.held.reset_state()
 
     def result(self) -> Any:
-        return self._read()
+        return self.value_in(self.read())
+
+    def value_in(self, values: Any) -> Any:
+        """Return the value of this view in what the metric reports."""
+        return values if self.key is None else values[self.key]
 
 
 def _views(
-    metric: Any, names: Sequence[str], read: Callable[[int], Any]
+    metric: Any, names: Sequence[str], keys: Sequence[Any]
 ) -> list[_View]:
-    """Return a view for each name, of what `read` gives for its position."""
+    """Return a view for each name, of the value with its key."""
     return [
-        _View(name, None if i else metric, functools.partial(read, i))
-        for i, name in enumerate(names)
+        _View(name, None if i else metric, metric.result, key)
+        for i, (name, key) in enumerate(zip(names, keys, strict=True))
     ]
 
 
@@ -126,11 +175,21 @@ class Logs:
         names += ["feature_loss"] if feature_loss else []
         self.parts = ObjectiveParts(names)
         owners: dict[str, Any] = dict.fromkeys(("loss", *names))
-        compiled = _compiled_metrics(metrics, weighted_metrics)
+        compiled = _compiled_metrics(
+            metrics, weighted_metrics, len(output_names)
+        )
         # All metrics, in the order in which they are reported: one name and
         # one value each.
-        self.metrics: list[Any] = [*_views(self.parts, names, self.parts.mean)]
-        # For each output, pairs (metric, whether it is weighted).
+        self.metrics: list[Any] = [
+            *_views(self.parts, names, range(len(names)))
+        ]
+        # Pairs (metric, whether it is weighted): of all outputs at once, and
+        # for each output.
+        self.of_all = [
+            (one.metric, one.weighted)
+            for one in compiled
+            if isinstance(one.metric, Accuracies)
+        ]
         self.by_output: list[list[tuple[Any, bool]]] = []
         # What a line of progress has no room for.
         self.details = set(names)
@@ -143,6 +202,9 @@ class Logs:
                     _check_name(name, owners, one)
                 if position:
                     self.details.update(reported)
+                if isinstance(one.metric, Accuracies):
+                    self.metrics.append(one.view(reported[0], position))
+                    continue
                 metric = one.make(reported[0]) if position else one.metric
                 group.append((metric, one.weighted))
                 self.metrics += one.reports(metric, reported)
@@ -180,26 +242,60 @@ class Logs:
             sums["threshold"] = threshold * batch_size
         parts.update_state([sums[name] for name in parts.names], batch_size)
 
+    def results(self, metrics: Sequence[Any]) -> dict[str, Any]:
+        """Return what metrics report, the values of one metric read once.
+
+        Args:
+            metrics: These ones, and others.
+        """
+        read: dict[Any, Any] = {}
+        results: dict[str, Any] = {}
+        for metric in metrics:
+            if isinstance(metric, _View):
+                if metric.read not in read:
+                    read[metric.read] = metric.read()
+                results[metric.name] = metric.value_in(read[metric.read])
+                continue
+            value = metric.result()
+            if not isinstance(value, dict):
+                value = {metric.name: value}
+            results |= value
+        return results
+
     def record_outputs(
         self,
         labels: Any,
-        outputs: Sequence[Any],
+        log_probs: Any,
+        num_peers: int,
         sample_weight: Any,
         labelled: Any = None,
     ) -> None:
-        """Add a batch: labels, and `(batch, classes)` of each output.
+        """Add a batch of labels, and what the learners say of it.
 
-        An example that has no label (`labelled` 0) has weight 0.
+        Args:
+            labels: `(batch,)` or `(batch, classes)`.
+            log_probs: `(batch, learners, classes)`, the peers first.
+            num_peers: How many are in the ensemble.
+            sample_weight: `(batch,)`, or `None`.
+            labelled: `(batch,)`, 0 where there is no label: such an example
+                has weight 0. `None` for 1 throughout.
         """
+        probs = ops.exp(log_probs)
+        ensemble = ops.mean(probs[:, :num_peers], axis=1, keepdims=True)
+        outputs = ops.concatenate([ensemble, probs], axis=1)
         weights = (labelled, sample_weight)
         if labelled is not None and sample_weight is not None:
             sample_weight = ops.cast(sample_weight, labelled.dtype)
             weights = (labelled, labelled * ops.reshape(sample_weight, (-1,)))
         elif labelled is not None:
             weights = (labelled, labelled)
-        for group, output in zip(self.by_output, outputs, strict=True):
+        for metric, weighted in self.of_all:
+            metric.update_state(labels, outputs, weights[int(weighted)])
+        for i, group in enumerate(self.by_output):
             for metric, weighted in group:
-                metric.update_state(labels, output, weights[int(weighted)])
+                metric.update_state(
+                    labels, outputs[:, i], weights[int(weighted)]
+                )
 
 
 def _metric_list(argument: str, metrics: Any) -> list[Any]:
@@ -226,17 +322,20 @@ class _CompiledMetric(NamedTuple):
     def reports(self, metric: Any, names: list[str]) -> list[Any]:
         """Return what reports the values of a metric, each under its name."""
         if self.keys:
-            return _views(
-                metric, names, lambda i: metric.result()[self.keys[i]]
-            )
+            return [*_views(metric, names, self.keys)]
         if metric.name == names[0]:
             return [metric]
         # An object of the user's, whose name is not ours to change.
-        return _views(metric, names, lambda _: metric.result())
+        return [*_views(metric, names, [None])]
+
+    def view(self, name: str, position: int) -> _View:
+        """Return what reports the value of one output, where it has all."""
+        held = None if position else self.metric
+        return _View(name, held, self.metric.result, position)
 
 
 def _compiled_metrics(
-    metrics: Any, weighted_metrics: Any
+    metrics: Any, weighted_metrics: Any, num_outputs: int
 ) -> list[_CompiledMetric]:
     compiled: list[_CompiledMetric] = []
     for argument, weighted, identifiers in (
@@ -245,7 +344,7 @@ def _compiled_metrics(
     ):
         unweighted = {name for one in compiled for name in one.names}
         for given in _metric_list(argument, identifiers):
-            name, make = _maker(argument, given)
+            name, make = _maker(argument, given, num_outputs)
             used = any(given is one.given for one in compiled)
             keeps = isinstance(given, keras.Metric) and not used
             metric = given if keeps else make(name)
@@ -289,18 +388,18 @@ def _result_keys(metric: Any) -> list[Any]:
     return list(result) if isinstance(result, dict) else []
 
 
-def _maker(argument: str, given: Any) -> tuple[str, Callable[[str], Any]]:
+def _maker(
+    argument: str, given: Any, num_outputs: int
+) -> tuple[str, Callable[[str], Any]]:
     """Return a metric's name, and a function from a name to a fresh one."""
     if isinstance(given, keras.Metric):
-        return given.name, lambda name: _copy_of(argument, given, name)
+        return given.name, lambda name: copies.copy_of(argument, given, name)
     if isinstance(given, str) and given.lower() in ("accuracy", "acc"):
-        return given.lower(), lambda name: keras.metrics.MeanMetricWrapper(
-            label_accuracy, name=name
-        )
+        return given.lower(), lambda name: Accuracies(num_outputs)
     if isinstance(given, (str, type)):
         # Keras numbers an object that is given no name, within the process.
         name = given if isinstance(given, str) else given.__name__
-        return _snake_case(name), lambda name: _renamed(
+        return _snake_case(name), lambda name: copies.renamed(
             keras.metrics.get(given), name
         )
     if not callable(given):
@@ -319,108 +418,3 @@ def _snake_case(name: str) -> str:
     name = re.sub(r"\W+", "", name)
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
-
-
-def _renamed(metric: Any, name: str) -> Any:
-    metric.name = name
-    return metric
-
-
-def _copy_of(argument: str, metric: Any, name: str) -> Any:
-    """Return a metric like one of the user's, with variables of its own.
-
-    Not from its configuration, if another way is open: many metrics have none
-    for their arguments, or for their function.
-    """
-    try:
-        copied = _twin(metric, {})
-    except Exception:
-        try:
-            copied = type(metric).from_config(metric.get_config())
-        except Exception as error:
-            raise ValueError(
-                f"`{argument}` must be metrics that can be copied, for each "
-                f"peer has its own. Received: {metric!r}, which can be neither "
-                "copied nor made from its configuration "
-                f"({type(error).__name__}: {error}). Give its class a "
-                "`get_config` with all arguments, or give a function."
-            ) from error
-    copied.reset_state()
-    return _renamed(copied, name)
-
-
-def _twin(metric: Any, copies: dict[int, Any]) -> Any:
-    """Return a copy of a metric with fresh variables and metrics inside.
-
-    Args:
-        metric: Whose class may take any arguments: it isn't called.
-        copies: From an object's id to its copy; added to.
-    """
-    twin = object.__new__(type(metric))
-    keras.metrics.Metric.__init__(twin, name=metric.name, dtype=metric.dtype)
-    copies[id(metric)] = twin
-    for variable in metric.variables:
-        _copied(variable, copies)
-    of_keras = set(vars(twin))
-    for attribute, value in vars(metric).items():
-        if attribute not in of_keras:
-            setattr(twin, attribute, _copied(value, copies))
-    if len(twin.variables) != len(metric.variables):
-        raise TypeError(f"{metric!r} has variables in unknown places.")
-    return twin
-
-
-def _copied(value: Any, copies: dict[int, Any]) -> Any:
-    if id(value) not in copies:
-        copies[id(value)] = _fresh_copy(value, copies)
-    return copies[id(value)]
-
-
-def _fresh_copy(value: Any, copies: dict[int, Any]) -> Any:
-    if isinstance(value, keras.Variable):
-        return keras.Variable(
-            # NumPy may give a view of the variable itself.
-            np.array(ops.convert_to_numpy(value)),
-            dtype=value.dtype,
-            trainable=value.trainable,
-            aggregation=value.aggregation,
-            synchronization=value.synchronization,
-            name=value.name,
-        )
-    if isinstance(value, keras.Metric):
-        return _twin(value, copies)
-    # Keras's own containers are subclasses, and track what is in them.
-    kind = type(value).__base__ if hasattr(value, "tracker") else type(value)
-    if kind is dict:
-        return {key: _copied(item, copies) for key, item in value.items()}
-    if kind in (list, tuple, set):
-        return kind(_copied(item, copies) for item in value)
-    if isinstance(value, types.MethodType):
-        # A method of the metric itself becomes the copy's.
-        owner = copies.get(id(value.__self__), value.__self__)
-        return types.MethodType(value.__func__, owner)
-    if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        if any(id(content) in copies for content in cells):
-            raise TypeError(f"{value!r} is bound to one metric.")
-        return value
-    if isinstance(value, (types.ModuleType, keras.Layer, keras.Loss)):
-        return value
-    return copy.deepcopy(value, copies)
-
-
-@keras.saving.register_keras_serializable(package="keras_smkd")
-def label_accuracy(y_true: Any, y_pred: Any) -> Any:
-    """Return 1 where the most probable class is the label's, else 0.
-
-    Args:
-        y_true: Labels: integers `(batch,)` or `(batch, 1)`, or one-hot or
-            soft `(batch, classes)`, of which the largest counts.
-        y_pred: `(batch, classes)`.
-
-    Returns:
-        `(batch,)`, 0 or 1.
-    """
-    if len(y_true.shape) == 2 and y_true.shape[-1] != 1:
-        return keras.metrics.categorical_accuracy(y_true, y_pred)
-    return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)

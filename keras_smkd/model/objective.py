@@ -159,8 +159,11 @@ def _knowing(batch: Batch, given: Knowledge, part: Any) -> Batch:
         checked_shape(
             part, "knowledge.available", given.available, log_probs.shape[:2]
         )
+    log_probs = ops.stop_gradient(log_probs)
     return batch.filled(
-        knowledge=ops.stop_gradient(log_probs),
+        knowledge=log_probs,
+        # Selection and divergence look at it.
+        knowledge_entropy=functools.partial(functional.entropy, log_probs),
         knowledge_logits=ops.stop_gradient(logits),
         is_own_knowledge=is_own,
         samples=given.samples,
@@ -198,15 +201,20 @@ def distillation_values(batch: Batch, divergence: Any) -> Any:
     return factor * ops.sum(values, axis=1)
 
 
+def weight_of(weight: Any, batch: Batch) -> Any:
+    """Return a weight, a number or a schedule of it, as it is now."""
+    if not callable(weight):
+        return weight
+    return ops.cast(weight(batch.progress), batch.logits.dtype)
+
+
 def feature_values(batch: Batch, feature_loss: Any) -> Any:
     """Return what the feature loss gives, `(batch,)`."""
     return term("feature_loss", feature_loss, batch, batch.logits.shape[:1])
 
 
-def corrected(
-    batch: Batch, labels: Any, target: Any
-) -> tuple[list[Any], Batch]:
-    """Return what each learner's loss is to compare with, and the batch then.
+def corrected(batch: Batch, labels: Any, target: Any) -> tuple[Any, Batch]:
+    """Return what the learners' losses are to compare with, and the batch then.
 
     A target that gives a `Correction` also says what is known from here on.
 
@@ -214,18 +222,43 @@ def corrected(
         batch: With labels.
         labels: `(batch,)` integers or `(batch, classes)`, as given.
         target: Label correction, or `None`. In training only.
+
+    Returns:
+        `(batch,)` or `(batch, classes)` for all learners alike, or
+        `(batch, learners, classes)`. And the batch.
     """
     if target is None:
-        own = labels_module.inside_classes(labels, batch.logits.shape[-1])
-        return [own] * batch.num_learners, batch
+        num_classes = batch.logits.shape[-1]
+        return labels_module.inside_classes(labels, num_classes), batch
     if not batch.training:
-        return [batch.labels] * batch.num_learners, batch
+        return batch.labels, batch
     given = target(batch)
     if isinstance(given, Correction):
         batch = _knowing(batch, given.knowledge, target)
         given = given.labels
-    given = checked_shape(target, "target", given, tuple(batch.logits.shape))
-    return [given[:, i] for i in range(batch.num_learners)], batch
+    shape = tuple(batch.logits.shape)
+    return checked_shape(target, "target", given, shape), batch
+
+
+def losses_of_labels(
+    batch: Batch, targets: Any, outputs: Sequence[Any], loss: Any
+) -> Any:
+    """Return the compiled loss of each learner, `(batch, learners)`.
+
+    Args:
+        batch: With the learners' predictions.
+        targets: As `corrected` gives them.
+        outputs: Each learner's own outputs, `(batch, classes)`.
+        loss: A `compiling.PerExampleLoss`.
+    """
+    if loss.is_cross_entropy:
+        return functional.label_cross_entropy(targets, batch.log_probs)
+    differ = len(targets.shape) == 3
+    values = [
+        loss(targets[:, i] if differ else targets, learner)
+        for i, learner in enumerate(outputs)
+    ]
+    return ops.stack(values, axis=1)
 
 
 def label_weights(batch: Batch, losses: Any, gate: Any) -> Any:
@@ -233,16 +266,13 @@ def label_weights(batch: Batch, losses: Any, gate: Any) -> Any:
 
     Args:
         batch: With labels, and what is known.
-        losses: `() -> list` of each learner's losses, `(batch,)`; called if
-            the gate asks for them.
+        losses: `(batch, learners)`, the learners' losses.
         gate: Part.
 
     Returns:
         `(batch, learners)`, no gradient.
     """
-    batch = batch.filled(
-        losses=lambda: ops.stop_gradient(ops.stack(losses(), axis=1))
-    )
+    batch = batch.filled(losses=lambda: ops.stop_gradient(losses))
     return ops.stop_gradient(
         checked_shape(gate, "gate", gate(batch), batch.logits.shape[:2])
     )
@@ -289,18 +319,11 @@ def supervised_values(
         )
     loss.check_labels(labels, num_classes)
     targets, batch = corrected(batch, labels, target)
-    values = [
-        loss(own, learner)
-        for own, learner in zip(targets, outputs, strict=True)
-    ]
-    weights = None
+    values = losses_of_labels(batch, targets, outputs, loss)
     if gate is not None and batch.training:
-        weights = label_weights(batch, lambda: values, gate)
-    total = 0.0
-    for i, value in enumerate(values):
-        if weights is not None:
-            value = value * ops.cast(weights[:, i], value.dtype)
-        total = total + value
+        weights = label_weights(batch, values, gate)
+        values = values * ops.cast(weights, values.dtype)
+    total = ops.sum(values, axis=1)
     total = labels_module.nan_outside_classes(total, labels, num_classes)
     if batch.labelled is not None:
         total = ops.where(batch.labelled > 0, total, 0.0)

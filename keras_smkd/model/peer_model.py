@@ -138,17 +138,15 @@ class PeerModel(keras.Model):
 
     def logits(self, y_pred: dict[str, Any]) -> Any:
         """Return `(batch, learners, classes)` from the learners' outputs."""
-        return functional.logits(
-            ops.stack(self.outputs_of(y_pred), axis=1), self.from_logits
-        )
+        outputs = forward.outputs_of(y_pred, self.learner_names)
+        return functional.logits(ops.stack(outputs, axis=1), self.from_logits)
 
-    def outputs_of(self, y_pred: dict[str, Any]) -> list[Any]:
-        """Return each learner's own outputs, float32 or float64."""
-        return [
-            functional.at_least_float32(y_pred[name])
-            for name in self.learner_names
-            if name in y_pred
-        ]
+    def log_probs(self, y_pred: dict[str, Any]) -> Any:
+        """Return those of the learners, which `compute_loss` may have left."""
+        found = y_pred.get("log_probs")
+        if found is None:
+            found = functional.log_probabilities(self.logits(y_pred))
+        return found
 
     # Doors.
 
@@ -256,8 +254,7 @@ class PeerModel(keras.Model):
         return backends.map_outputs(super().predict_step(*args), self._readout)
 
     def _readout(self, y_pred: Any) -> Any:
-        log_probs = functional.log_probabilities(self.logits(y_pred))
-        probs = ops.exp(log_probs)
+        probs = ops.exp(self.log_probs(y_pred))
         return forward.readout(
             self._output, probs, self.learner_names, self.num_peers
         )

@@ -25,6 +25,7 @@ _TAKEN = frozenset(
         "feature_loss",
         "features",
         "head",
+        "log_probs",
         "loss",
         "peers",
         "selection_rate",

@@ -112,8 +112,11 @@ def uncertainty_of(batch: Batch, selection: Any) -> Any:
     sampled = functional.looks_at_samples(selection.measure)
     field = "samples" if sampled else "knowledge"
     log_probs = functional.at_least_float32(batch.needed(field, selection))
+    nats = None
+    if selection.measure == "entropy":
+        nats = batch.knowledge_entropy
     return functional.uncertainty(
-        ops.stop_gradient(log_probs), selection.measure
+        ops.stop_gradient(log_probs), selection.measure, nats
     )
 
 
