@@ -222,11 +222,12 @@ def test_threshold_zero_trains_independent_models(rng):
         for ours, theirs in zip(
             peer.get_weights(), single.get_weights(), strict=True
         ):
-            if keras.backend.backend() == "jax":
-                # XLA fuses the two programs differently.
-                np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
-            else:
+            if keras.backend.backend() == "torch":
                 np.testing.assert_array_equal(ours, theirs)
+            else:
+                # XLA fuses the two programs differently; TensorFlow has a
+                # cross entropy in one piece, which rounds elsewhere.
+                np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_peers_may_have_layers_of_the_same_name(batch):

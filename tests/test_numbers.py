@@ -25,12 +25,19 @@ def data(rng):
 
 
 @pytest.mark.parametrize("name", ["mixed_bfloat16", "mixed_float16"])
-def test_the_loss_of_half_precision_is_computed_in_float32(data, name):
+@pytest.mark.parametrize("is_own", [False, True])
+def test_the_loss_of_half_precision_is_computed_in_float32(data, name, is_own):
     x, y = data
     peer = linear(dtype=name)
     model = keras_smkd.PeerLearning([peer])
+
+    def loss(labels, outputs):
+        return keras.ops.sparse_categorical_crossentropy(
+            labels, outputs, from_logits=True
+        )
+
     # As one program, JAX would round elsewhere.
-    model.compile("sgd", SPARSE, run_eagerly=True)
+    model.compile("sgd", loss if is_own else SPARSE, run_eagerly=True)
     outputs = keras.ops.cast(peer(x), "float32")
     losses = keras.ops.sparse_categorical_crossentropy(
         y, outputs, from_logits=True
