@@ -379,22 +379,84 @@ def test_until_the_start_it_is_independent_training(data):
             np.testing.assert_allclose(own, wanted, atol=1e-6)
 
 
+@with_torch
+def test_without_steps_it_starts_once_learners_agree(rng):
+    """The mean is `0.6 * past + 0.4 * share` where a batch has 64."""
+    part = prepared(targets.PosteriorLabels(64, start=None, momentum=0.6))
+    known = distributions(rng, 64, 2)
+    labels = np.eye(CLASSES, dtype="float32")[rng.integers(CLASSES, size=64)]
+    told = known[:, ::-1]
+    mean, begun = 0.0, []
+    for share in (0.0, 1.0, 0.5, 0.75, 1.0, 0.0, 0.0):
+        # So many of both learners predict what they are told.
+        same = (np.arange(64) < 64 * share)[:, None, None]
+        own = np.where(same, told, np.roll(told, 1, axis=-1))
+        batch = training_batch(
+            known, labels, log_probs=ops.log(ops.convert_to_tensor(own))
+        )
+        given = part(batch)
+        mean = 0.6 * mean + 0.4 * share
+        assert float(numpy_of(part.agreement)) == pytest.approx(mean, abs=1e-6)
+        begun.append(bool(numpy_of(part.has_begun)))
+        corrected = numpy_of(given.labels)
+        np.testing.assert_array_equal(
+            numpy_of(given.knowledge.available), np.full((64, 2), begun[-1])
+        )
+        if begun[-1]:
+            assert np.abs(corrected - labels[:, None]).max() > 0.1
+        else:
+            np.testing.assert_array_equal(
+                corrected, np.repeat(labels[:, None], 2, axis=1)
+            )
+    # 0, 0.4, 0.44, 0.564, 0.738; once begun it goes on: 0.443, 0.266.
+    assert begun == [False, False, False, False, True, True, True]
+
+
+@with_torch
+def test_agreement_is_of_what_is_heard_and_has_a_label(rng):
+    part = prepared(targets.PosteriorLabels(4, start=None, momentum=0.0))
+    known = distributions(rng, 4, 2)
+    known[0] = np.nan
+    told = np.nan_to_num(known[:, ::-1], nan=1.0)
+    # The first is not known, the second has no label, the third agrees.
+    own = np.roll(told, 1, axis=-1)
+    own[2] = told[2]
+    part(
+        training_batch(
+            known,
+            np.eye(CLASSES, dtype="float32")[[0, 1, 2, 0]],
+            labelled=ops.convert_to_tensor([1.0, 0.0, 1.0, 1.0]),
+            log_probs=ops.log(ops.convert_to_tensor(own)),
+        )
+    )
+    assert float(numpy_of(part.agreement)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("start", [50, None])
 @pytest.mark.parametrize(
-    "source",
-    cases([None, knowledge.AveragedPeers(0.9, routes="others")], [None]),
+    "has_memory",
+    cases([True, False], [True]),
 )
-def test_a_saved_training_goes_on_bit_for_bit(data, source, tmp_path):
+def test_a_saved_training_goes_on_bit_for_bit(
+    data, has_memory, start, tmp_path
+):
     x, y = data
+    source = None
+    if not has_memory:
+        source = knowledge.AveragedPeers(0.9, routes="others")
     keras.utils.set_random_seed(3)
     model = compiled(
-        methods.posterior_smkd([linear(), mlp()], SIZE, knowledge=source)
+        methods.posterior_smkd(
+            [linear(), mlp()], SIZE, knowledge=source, start=start
+        )
     )
-    model.target.start = 2
+    if start is not None:
+        model.target.start = 2
     fit(model, x, y, epochs=2)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert again.target.get_config() == model.target.get_config()
-    again.target.start = 2
+    again.target.start = model.target.start
     fit(model, x, y, initial_epoch=2, epochs=4)
     fit(again, x, y, initial_epoch=2, epochs=4)
     assert int(numpy_of(again.target.steps)) == 12

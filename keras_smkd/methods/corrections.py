@@ -106,7 +106,7 @@ def posterior_smkd(
     num_examples: int,
     class_prior: Any = None,
     knowledge: Any = None,
-    start: int = 50,
+    start: int | None = 50,
     **kwargs: Any,
 ) -> PeerLearning:
     """Return peers that weigh labels against what the others know.
@@ -117,7 +117,8 @@ def posterior_smkd(
     `keras_smkd.targets.PosteriorLabels`, whose page has the formula. One
     setting served every kind of noise on digits and Fashion-MNIST, and clean
     labels. With a network that takes dozens of epochs to learn, a later
-    `start` helped: docs/evidence.md, CIFAR-10N.
+    `start` helped, and `start=None`, which finds it: docs/evidence.md,
+    CIFAR-10N.
 
     Args:
         peers: Two networks or more.
@@ -127,7 +128,9 @@ def posterior_smkd(
             `knowledge.PastPredictions(num_examples, 0.9, routes="others")`, a
             memory of every example, which needs each one's index.
             `knowledge.AveragedPeers()` needs neither.
-        start: Training steps before labels are corrected, at least 0.
+        start: Training steps before labels are corrected, at least 0; or
+            `None`, to begin when peers predict what they are told in 60 % of
+            the examples.
         **kwargs: Further arguments of `PeerLearning`.
 
     Returns:

@@ -26,6 +26,9 @@ from keras_smkd.functional.posteriors import sharpness
 EXAMPLES = 64
 # Epochs over which the posteriors are averaged, to find that out.
 BALANCE_EPOCHS = 20
+# In which share of the examples a learner must predict what it is told, before
+# labels are corrected, where `start` is not given in steps.
+AGREEMENT = 0.6
 # How much of the labels' frequencies the prior follows where they are.
 TEMPER = 0.7
 
@@ -53,7 +56,10 @@ class PosteriorLabels(Holder):
     BUILD_NOTES.md says what was tried, and docs/evidence.md what it does.
 
     Until `start` steps were taken the target is the label, and the knowledge
-    has nothing to say; the same holds where no knowledge is heard.
+    has nothing to say; the same holds where no knowledge is heard. With
+    `start=None` that is so until learners predict the class that they are
+    told in 60 % of the examples, a running mean: networks that learn slowly
+    begin later, of whatever batch size and length of training.
 
     The model remembers `classes * (classes + 3)` numbers. Running means move
     once in each training step, by what all replicas see, with
@@ -70,7 +76,8 @@ class PosteriorLabels(Holder):
         gamma: How sharp the knowledge is made, > 0: a number, or a function
             of how often each example was seen. By default
             `3 - 2 * exp(-visits / 30)`, which needs no planned length.
-        start: Training steps before labels are corrected, at least 0.
+        start: Training steps before labels are corrected, at least 0; or
+            `None`, to begin when learners agree with what they are told.
         momentum: Share of the past that 64 examples leave in the means, in
             [0, 1).
         selection: Which knowledge counts for the confusion, a part or a name.
@@ -94,7 +101,7 @@ class PosteriorLabels(Holder):
         num_examples: int,
         class_prior: Any = None,
         gamma: float | Callable[[Any], Any] | None = None,
-        start: int = 50,
+        start: int | None = 50,
         momentum: float = 0.98,
         selection: Any = "most_confident_share",
     ) -> None:
@@ -108,7 +115,9 @@ class PosteriorLabels(Holder):
         if gamma is not None and not callable(gamma):
             gamma = _checks.number("gamma", gamma, above=0.0)
         self.gamma = gamma
-        self.start = _checks.integer("start", start, minimum=0)
+        if start is not None:
+            start = _checks.integer("start", start, minimum=0)
+        self.start = start
         self.momentum = _checks.fraction("momentum", momentum)
         self.selection = selection_room.get(selection)
 
@@ -140,6 +149,9 @@ class PosteriorLabels(Holder):
         )
         self.balance = self.add_state("balance", shape, "float32", uniform)
         self.label_counts = self.add_state("label_counts", shape, "float32")
+        if self.start is None:
+            self.agreement = self.add_state("agreement", (), "float32")
+            self.has_begun = self.add_state("has_begun", (), "int32")
 
     def __call__(self, batch: Batch) -> Correction:
         """Return the posteriors, and the aligned knowledge behind them.
@@ -166,9 +178,7 @@ class PosteriorLabels(Holder):
         if self.class_prior is None:
             prior = None
         targets = posterior(known, labels, self.confusion, gamma, prior)
-        said = ops.logical_and(
-            said, ops.convert_to_tensor(self.steps) > self.start
-        )
+        said = ops.logical_and(said, self._is_past_start())
         targets = ops.where(
             ops.expand_dims(said, axis=-1),
             targets,
@@ -182,6 +192,11 @@ class PosteriorLabels(Holder):
                 available=ops.cast(said, known.dtype),
             ),
         )
+
+    def _is_past_start(self) -> Any:
+        if self.start is None:
+            return ops.convert_to_tensor(self.has_begun) > 0
+        return ops.convert_to_tensor(self.steps) > self.start
 
     def _gamma(self) -> Any:
         visits = ops.cast(self.seen, "float32") / self.num_examples
@@ -253,6 +268,28 @@ class PosteriorLabels(Holder):
         )
         # Whatever is known of them.
         self.label_counts.assign_add(_sum(labels, has_label, axis=0))
+        if self.start is None:
+            own = ops.argmax(batch.needed("log_probs", self), axis=-1)
+            self._follow_agreement(backends.gather(own), known, counted, kept)
+
+    def _follow_agreement(
+        self, own: Any, known: Any, counted: Any, kept: Any
+    ) -> None:
+        """Move the agreement of learners with what they are told.
+
+        Args:
+            own: `(batch, learners)`, the classes that learners predict.
+            known: `(batch, learners, classes)`, what they are told.
+            counted: `(batch, learners)`, 1 where that counts.
+            kept: Scalar, the share of the past that stays.
+        """
+        agrees = ops.cast(own == ops.argmax(known, axis=-1), counted.dtype)
+        total = ops.sum(counted * agrees)
+        _move(self.agreement, kept, total, ops.sum(counted))
+        agreed = ops.convert_to_tensor(self.agreement) > AGREEMENT
+        begun = ops.convert_to_tensor(self.has_begun)
+        # Once begun, it goes on.
+        self.has_begun.assign(ops.maximum(begun, ops.cast(agreed, "int32")))
 
 
 def _sum(values: Any, weights: Any, axis: Any) -> Any:
