@@ -372,8 +372,9 @@ def test_every_method_makes_a_model_that_compiles(module):
         acting = method.make_callbacks(knobs, split, 60)
         kinds = {type(call).__name__ for call in acting}
         assert ("SwapEMAWeights" in kinds) == bool(averages)
-        assert ("FitMixture" in kinds) == (name == "divide_mix")
-        if name == "divide_mix":
+        has_mixture = name.startswith("divide_mix")
+        assert ("FitMixture" in kinds) == has_mixture
+        if has_mixture:
             assert acting[0].start_epoch == 2  # 10 of 300.
             assert len(acting[0].x) == 4
         is_smkd = isinstance(model, keras_smkd.SelectiveMutualDistillation)
@@ -897,3 +898,26 @@ def test_every_function_of_the_methods_has_a_row_of_the_page(module):
     page = (ROOT / "docs" / "methods.md").read_text()
     rows = [line for line in page.splitlines() if line.count(" ± ") == 4]
     assert [row.split("`")[1] for row in rows] == list(systems)
+
+
+def test_tuned_systems_get_the_values_of_their_knobs(module):
+    methods, networks = module("methods"), module("networks")
+
+    def made(name, **knobs):
+        peers = [networks.make_network("mlp_2", (3,), 10) for _ in range(2)]
+        knobs = {"learning_rate": 0.5, **knobs}
+        return methods.METHODS[name].make_model(peers, knobs, np.arange(4))
+
+    early = made("early_learning_tuned", weight=7.0, momentum=0.9)
+    assert early.distillation_weight == 7.0
+    assert early.knowledge.momentum == 0.9
+    mixed = made("divide_mix_tuned", temperature=0.25, threshold=0.3)
+    assert (mixed.target.temperature, mixed.target.threshold) == (0.25, 0.3)
+    weighed = made("posterior_tuned", distillation_weight=4.0, memory=0.7)
+    assert weighed.distillation_weight == 4.0
+    assert weighed.knowledge.momentum == 0.7
+    assert (weighed.target.start, weighed.knowledge.routes) == (50, "others")
+    assert made("posterior_agreed").target.start is None
+    # At their defaults.
+    assert made("early_learning").distillation_weight == 3.0
+    assert made("divide_mix").target.threshold == 0.5

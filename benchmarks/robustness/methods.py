@@ -110,6 +110,12 @@ def _posterior(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
     return keras_smkd.methods.posterior_smkd(peers, len(clean_labels))
 
 
+def _posterior_once_agreed(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
+    return keras_smkd.methods.posterior_smkd(
+        peers, len(clean_labels), start=None
+    )
+
+
 def _posterior_with_prior(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
     classes = peers[0].output_shape[-1]
     counts = np.maximum(np.bincount(clean_labels, minlength=classes), 1)
@@ -129,6 +135,18 @@ def _posterior_of_few(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
     )
 
 
+def _posterior_tuned(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
+    count = len(clean_labels)
+    return keras_smkd.methods.posterior_smkd(
+        peers,
+        count,
+        knowledge=knowledge.PastPredictions(
+            count, knobs["memory"], routes="others"
+        ),
+        distillation_weight=knobs["distillation_weight"],
+    )
+
+
 def _posterior_of_weights(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
     return keras_smkd.methods.posterior_smkd(
         peers, len(clean_labels), knowledge=knowledge.AveragedPeers()
@@ -140,11 +158,20 @@ def _dml(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
 
 
 def _early_learning(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
-    return keras_smkd.methods.early_learning(peers[0], len(clean_labels))
+    return keras_smkd.methods.early_learning(
+        peers[0], len(clean_labels), **_own(knobs)
+    )
 
 
 def _divide_mix(knobs: Knobs, peers: Any, clean_labels: Any) -> Any:
-    return keras_smkd.methods.divide_mix(peers, len(clean_labels))
+    return keras_smkd.methods.divide_mix(
+        peers, len(clean_labels), **_own(knobs)
+    )
+
+
+def _own(knobs: Knobs) -> dict[str, Any]:
+    """Return a method's own knobs; with none, it keeps its defaults."""
+    return {k: v for k, v in knobs.items() if k != "learning_rate"}
 
 
 def _balanced_cross_entropy(knobs: Knobs) -> Any:
@@ -383,6 +410,20 @@ SHARE_LOOSENING = variant(
     arguments=_share_of_each_class,
 )
 
+EARLY_LEARNING = Method(
+    "one model, early-learning regularisation, all defaults",
+    make=_early_learning,
+    threshold=_no_threshold,
+    num_peers=1,
+)
+DIVIDE_MIX = Method(
+    "DivideMix's labels, all defaults",
+    make=_divide_mix,
+    loss=_balanced_cross_entropy,
+    threshold=_no_threshold,
+    callbacks=_fit_mixture,
+)
+
 METHODS = {
     "cross_entropy": Method("one model", is_single=True),
     "ema": Method(
@@ -499,17 +540,30 @@ METHODS = {
         make=_dml,
         threshold=_no_threshold,
     ),
-    "early_learning": Method(
-        "one model, early-learning regularisation, all defaults",
-        make=_early_learning,
-        threshold=_no_threshold,
-        num_peers=1,
+    "early_learning": EARLY_LEARNING,
+    "divide_mix": DIVIDE_MIX,
+    "early_learning_tuned": dataclasses.replace(
+        EARLY_LEARNING,
+        about="one model, early-learning regularisation",
+        knobs={"weight": (1.0, 3.0, 7.0), "momentum": (0.7, 0.9)},
     ),
-    "divide_mix": Method(
-        "DivideMix's labels, all defaults",
-        make=_divide_mix,
-        loss=_balanced_cross_entropy,
+    "divide_mix_tuned": dataclasses.replace(
+        DIVIDE_MIX,
+        about="DivideMix's labels",
+        knobs={
+            "temperature": (0.25, 0.5, 1.0),
+            "threshold": (0.3, 0.5, 0.7),
+        },
+    ),
+    "posterior_tuned": Method(
+        "posterior labels",
+        {"distillation_weight": WEIGHTS, "memory": (0.7, 0.8, 0.9, 0.95)},
+        make=_posterior_tuned,
         threshold=_no_threshold,
-        callbacks=_fit_mixture,
+    ),
+    "posterior_agreed": Method(
+        "posterior labels, which begin once peers agree",
+        make=_posterior_once_agreed,
+        threshold=_no_threshold,
     ),
 }
