@@ -51,6 +51,9 @@ def group_of(config):
     """Return what the runs of a table have in common, in words."""
     name, examples = config["dataset"], config["examples"]
     count = f"{examples} examples" if examples else "all examples"
+    # Those of one data set may differ; the other data have `mlp_256`.
+    if name == "cifar10":
+        count = f"{count}, {config['net']}"
     imbalance = config.get("imbalance", "none")
     return f"{name} ({count}), imbalance {imbalance}"
 
