@@ -159,7 +159,8 @@ def test_evaluation_says_and_remembers_nothing(data):
     before = numpy_of(model.knowledge.memory).copy()
     found = model.evaluate(x, y, verbose=0, return_dict=True)
     assert found["distillation_loss"] == 0
-    assert found["loss"] == found["supervised_loss"]
+    # XLA sums the two in different orders.
+    assert found["loss"] == pytest.approx(found["supervised_loss"], rel=1e-6)
     np.testing.assert_array_equal(numpy_of(model.knowledge.memory), before)
 
 

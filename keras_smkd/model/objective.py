@@ -266,13 +266,14 @@ def label_weights(batch: Batch, losses: Any, gate: Any) -> Any:
 
     Args:
         batch: With labels, and what is known.
-        losses: `(batch, learners)`, the learners' losses.
+        losses: `() -> (batch, learners)`, the learners' losses; called if
+            the gate asks for them.
         gate: Part.
 
     Returns:
         `(batch, learners)`, no gradient.
     """
-    batch = batch.filled(losses=lambda: ops.stop_gradient(losses))
+    batch = batch.filled(losses=lambda: ops.stop_gradient(losses()))
     return ops.stop_gradient(
         checked_shape(gate, "gate", gate(batch), batch.logits.shape[:2])
     )
@@ -319,10 +320,10 @@ def supervised_values(
         )
     loss.check_labels(labels, num_classes)
     targets, batch = corrected(batch, labels, target)
-    values = losses_of_labels(batch, targets, outputs, loss)
+    values = losses = losses_of_labels(batch, targets, outputs, loss)
     if gate is not None and batch.training:
-        weights = label_weights(batch, values, gate)
-        values = values * ops.cast(weights, values.dtype)
+        weights = label_weights(batch, lambda: losses, gate)
+        values = losses * ops.cast(weights, losses.dtype)
     total = ops.sum(values, axis=1)
     total = labels_module.nan_outside_classes(total, labels, num_classes)
     if batch.labelled is not None:

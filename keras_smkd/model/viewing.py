@@ -146,15 +146,15 @@ def _view_batch(
     given = _as_taken(given, loss, model.num_classes)
     targets, batch = objective.corrected(batch, given, model.target)
     if model.target is not None:
-        seen["targets"] = ops.stack(
-            [ops.argmax(own, axis=-1) for own in targets], axis=1
-        )
+        seen["targets"] = ops.argmax(targets, axis=-1)
     if model.gate is not None:
         log_probs = batch.log_probs
         outputs = log_probs if model.from_logits else ops.exp(log_probs)
         seen["weights"] = objective.label_weights(
             batch,
-            lambda: [loss(own, outputs[:, i]) for i, own in enumerate(targets)],
+            lambda: objective.losses_of_labels(
+                batch, targets, ops.unstack(outputs, axis=1), loss
+            ),
             model.gate,
         )
     return seen
