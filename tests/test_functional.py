@@ -294,15 +294,11 @@ def test_entropy_that_is_known_is_not_computed_again(rng):
         numpy_of(functional.mutual_distillation(log_probs, np.ones((4, 2)))),
     )
     # It is what is taken.
-    np.testing.assert_allclose(
-        numpy_of(
-            functional.uncertainty(
-                log_probs, "entropy", np.log(3) * nats / nats
-            )
-        ),
-        np.ones((4, 2)),
-        rtol=1e-6,
-    )
+    largest = np.full((4, 2), np.log(3), "float32")
+    found = functional.uncertainty(log_probs, "entropy", largest)
+    np.testing.assert_allclose(numpy_of(found), 1.0, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"`nats` must be None.*'margin'"):
+        functional.uncertainty(log_probs, "margin", largest)
 
 
 def test_soft_cross_entropy_worked_by_hand():

@@ -239,7 +239,8 @@ def uncertainty(
         `(...)`, in [0, 1]; NaN where the prediction is not finite.
 
     Raises:
-        ValueError: if `measure` is unknown or there are fewer than two classes.
+        ValueError: if `measure` is unknown, there are fewer than two classes,
+            or `nats` are given for another measure.
 
     Example:
 
@@ -247,6 +248,11 @@ def uncertainty(
     [0.75]
     """
     function = measure_of(measure)
+    if nats is not None and measure != "entropy":
+        raise ValueError(
+            "`nats` must be None but for the measure 'entropy'. "
+            f"Received: measure={measure!r}."
+        )
     log_probs = at_least_float32(log_probs)
     num_classes = log_probs.shape[-1]
     if num_classes is None or num_classes < 2:

@@ -17,8 +17,6 @@ _INTEGER_LABEL_LOSSES = (
     "sparse_categorical_crossentropy",
     "categorical_generalized_cross_entropy",
 )
-
-
 _CROSS_ENTROPIES = ("categoricalcrossentropy", "sparsecategoricalcrossentropy")
 
 
