@@ -117,8 +117,8 @@ def posterior_smkd(
     `keras_smkd.targets.PosteriorLabels`, whose page has the formula. One
     setting served every kind of noise on digits and Fashion-MNIST, and clean
     labels. With a network that takes dozens of epochs to learn, a later
-    `start` helped, and `start=None`, which finds it: docs/evidence.md,
-    CIFAR-10N.
+    `start` helped where it was tried, and so did `start=None`:
+    docs/evidence.md, CIFAR-10N.
 
     Args:
         peers: Two networks or more.
