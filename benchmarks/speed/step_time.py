@@ -6,6 +6,7 @@ The same network is fitted as 2, 4 and 8 peers of one model, and as many times
 as a plain `keras.Model`, on the same data. Shown are ratios, together / apart:
 
 - `warm`: an epoch after the first, from its first step to its last;
+- `own`: the same, with an optimizer for each peer;
 - `first`: `fit` of one step by models that are new, which compiles;
 - `memory`: the most by which a process of its own grows while it fits steps
   of 2,048 examples. Apart is as many times what one plain model takes;
@@ -64,22 +65,23 @@ def conv():
 NETWORKS = {"mlp": mlp, "conv": conv}
 
 
-def compiled(model):
+def compiled(model, optimizers=1):
     """Compile a plain model or one of peers, in the same words."""
+    adam = [keras.optimizers.Adam(1e-3) for _ in range(optimizers)]
     loss = "sparse_categorical_crossentropy"
     if not isinstance(model, keras_smkd.SelectiveMutualDistillation):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
+    model.compile(
+        adam if optimizers > 1 else adam[0], loss, metrics=["accuracy"]
+    )
     return model
 
 
-def together(network, num_peers, **kwargs):
-    return compiled(
-        keras_smkd.SelectiveMutualDistillation(
-            [network() for _ in range(num_peers)],
-            **{"gate": None, **kwargs},
-        )
+def together(network, num_peers, optimizers=1):
+    model = keras_smkd.SelectiveMutualDistillation(
+        [network() for _ in range(num_peers)], gate=None
     )
+    return compiled(model, optimizers)
 
 
 def no_divergence(batch):
@@ -178,6 +180,7 @@ def measure(name, kind, num_peers, steps, rounds):
     data = make_data(kind, steps)
     step = make_data(kind, 1)
     model = together(network, num_peers)
+    own = together(network, num_peers, num_peers)
     models = [compiled(network()) for _ in range(num_peers)]
     # Everything but the divergences from each other.
     bare = compiled(
@@ -194,6 +197,7 @@ def measure(name, kind, num_peers, steps, rounds):
         {
             "apart": lambda: warm_seconds(models, data),
             "together": lambda: warm_seconds([model], data),
+            "own": lambda: warm_seconds([own], data),
             "bare": lambda: warm_seconds([bare], data),
         },
         rounds,
@@ -211,6 +215,7 @@ def measure(name, kind, num_peers, steps, rounds):
     )
     return {
         "warm": measuring.ratio(warm["together"], warm["apart"]),
+        "own": measuring.ratio(warm["own"], warm["apart"]),
         "first": measuring.ratio(first["together"], first["apart"]),
         "term": 100 * (1 - measuring.ratio(warm["bare"], warm["together"])),
         "step_ms": 1000 * statistics.median(warm["together"]) / steps,
@@ -235,6 +240,7 @@ def main():
             "data": ("data", 9, "s"),
             "peers": ("peers", 6, "d"),
             "warm": ("warm", 8, ".3f"),
+            "own": ("own", 8, ".3f"),
             "first": ("first", 8, ".2f"),
             "memory": ("memory", 8, ".2f"),
             "term": ("term %", 8, ".1f"),
