@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import gc
 import os
 import pathlib
 import shutil
@@ -37,19 +36,6 @@ if keras.backend.backend() == "jax":
     # Most of the time goes into the compilation of steps that run a few times.
     # Tests in processes of their own run what users run.
     jax.config.update("jax_disable_most_optimizations", True)
-
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
-
-    # Likewise: graphs that run a few times need not be rewritten.
-    tf.config.optimizer.set_experimental_options(
-        {"disable_meta_optimizer": True}
-    )
-
-# What has been imported stays, and need not be searched again and again.
-gc.collect()
-gc.freeze()
-gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture
