@@ -39,7 +39,6 @@ import training
 import trials
 from absl import app
 from absl import flags
-from absl import logging
 
 # For two CPU cores; the flags of the same names overrule.
 DEFAULTS = {
@@ -227,17 +226,6 @@ def final_configs(common, done):
     ]
 
 
-def settle(cache):
-    """Prepare a process for runs."""
-    logging.set_verbosity(logging.WARNING)
-    if cache and keras.backend.backend() == "jax":
-        import jax
-
-        jax.config.update("jax_compilation_cache_dir", cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
 def try_to_execute(config, places, backups):
     """Return the record of a run, or of its error."""
     try:
@@ -252,7 +240,7 @@ def execute_all(configs, places, path):
     start = time.perf_counter()
     with contextlib.ExitStack() as stack:
         if FLAGS.workers == 1:
-            settle(FLAGS.compile_cache)
+            training.settle(FLAGS.compile_cache)
             results = (
                 try_to_execute(config, places, FLAGS.backups)
                 for config in configs
@@ -263,7 +251,7 @@ def execute_all(configs, places, path):
                     FLAGS.workers,
                     # A process with threads must not be forked.
                     multiprocessing.get_context("spawn"),
-                    settle,
+                    training.settle,
                     (FLAGS.compile_cache,),
                 )
             )
@@ -309,7 +297,7 @@ def main(_):
         FLAGS.data_dir, FLAGS.human_labels, FLAGS.fashion_dir, FLAGS.cifar_dir
     )
     if FLAGS.again is not None:
-        settle(FLAGS.compile_cache)
+        training.settle(FLAGS.compile_cache)
         config = json.loads(FLAGS.again)
         print(json.dumps(training.execute(config, places)))
         return

@@ -15,6 +15,7 @@ import networks
 import numpy as np
 import pools
 import records
+from absl import logging
 from keras import ops
 
 import keras_smkd
@@ -26,6 +27,17 @@ from keras_smkd.batch import to_others
 CHUNK = 4096
 # Examples in one selection, for the measurements.
 SELECTION_CHUNK = 1024
+
+
+def settle(cache: str | None) -> None:
+    """Prepare a process for runs; JAX keeps compilations in `cache`."""
+    logging.set_verbosity(logging.WARNING)
+    if cache and keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 class Measurements(keras.callbacks.Callback):
