@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 from oracle import OracleSelection
+from trials import WEIGHTS
 
 import keras_smkd
 from keras_smkd import callbacks
@@ -23,7 +24,6 @@ from keras_smkd import schedules
 from keras_smkd import selection
 from keras_smkd import targets
 
-WEIGHTS = (1.0, 2.0, 4.0, 9.0)
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7)
 SCALES = (0.25, 0.5, 0.75, 1.0)
 

@@ -208,16 +208,24 @@ def table(done, as_they_are, chosen):
     """
     found = {records.key_of(r["config"]): r for r in done if "error" not in r}
 
-    def cell(configs, place, read):
+    def cell(configs, name, noise, read):
+        keys = [
+            records.key_of(config)
+            for config in configs
+            if (config["method"], config["noise"]) == (name, noise)
+        ]
         accuracies = [
             100 * read(found[key]["epochs"]["test_ensemble"])
-            for key in (records.key_of(c) for c in configs if place(c))
+            for key in keys
             if key in found
         ]
         if len(accuracies) < 2:
             return "-"
         spread = statistics.stdev(accuracies)
         return f"{statistics.mean(accuracies):.1f} ± {spread:.1f}"
+
+    def last(values):
+        return values[-1]
 
     noises = list(dict.fromkeys(config["noise"] for config in as_they_are))
     header = [f"{noise}, last | best | tuned, last" for noise in noises]
@@ -228,14 +236,10 @@ def table(done, as_they_are, chosen):
     for name in dict.fromkeys(config["method"] for config in as_they_are):
         cells = [f"`{name}`"]
         for noise in noises:
-
-            def place(config, name=name, noise=noise):
-                return (config["method"], config["noise"]) == (name, noise)
-
             cells += [
-                cell(as_they_are, place, lambda values: values[-1]),
-                cell(as_they_are, place, max),
-                cell(chosen, place, lambda values: values[-1]),
+                cell(as_they_are, name, noise, last),
+                cell(as_they_are, name, noise, max),
+                cell(chosen, name, noise, last),
             ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines

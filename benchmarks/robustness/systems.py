@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+from trials import WEIGHTS
 
 import keras_smkd
 from keras_smkd import callbacks
@@ -293,7 +294,6 @@ SYSTEMS: dict[str, Any] = {
     ),
 }
 
-WEIGHTS = (1.0, 2.0, 4.0, 9.0)
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0)
 PERCENTILES = (90.0, 95.0, 97.0, 100.0)
 

@@ -13,6 +13,9 @@ LEARNING_RATES = {
     "sgd": (0.01, 0.03, 0.1, 0.3),
 }
 
+# Of the knowledge.
+WEIGHTS = (1.0, 2.0, 4.0, 9.0)
+
 
 def draw_trials(
     own: Mapping[str, Any], count: int, learning_rates: tuple[float, ...]
